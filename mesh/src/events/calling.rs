@@ -1,0 +1,171 @@
+//! Policies that call another context: a window of subjects under way at once.
+//!
+//! The events of one subject follow each other; different subjects do not wait for one another. The cursor is the
+//! low-water mark: everything up to it is done. A crash repeats what is above it, with calls that can be repeated.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use proto::mesh::v1 as api;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tonic::Streaming;
+use tracing::Instrument as _;
+
+use super::parking::{self, Verdict};
+use super::policy::Handler;
+use super::runner::{Backoff, Place, Runner, signed};
+use crate::cause::Cause;
+use crate::error::{Error, Result};
+use crate::store::words;
+use crate::telemetry;
+
+/// How many events may be known and not done.
+const PENDING: usize = 512;
+
+struct Window {
+    runner: Arc<Runner>,
+    /// By subject: what is under way, and what waits behind it.
+    queues: HashMap<String, VecDeque<Arc<api::Event>>>,
+    pending: BTreeSet<i64>,
+    received: i64,
+    tasks: JoinSet<Result<(String, i64)>>,
+    places: Arc<Semaphore>,
+}
+
+impl Runner {
+    pub(super) async fn follow_calling(
+        self: &Arc<Self>,
+        mut stream: Streaming<api::SubscribeResponse>,
+        place: Place,
+    ) -> Result<()> {
+        let mut stored = place.position;
+        let mut window = Window {
+            runner: self.clone(),
+            queues: HashMap::new(),
+            pending: BTreeSet::new(),
+            received: place.position,
+            tasks: JoinSet::new(),
+            places: Arc::new(Semaphore::new(self.policy.window)),
+        };
+        loop {
+            tokio::select! {
+                batch = self.next_batch(&mut stream, &place.epoch, window.received),
+                    if window.pending.len() < PENDING =>
+                {
+                    match batch? {
+                        Some(batch) => window.take(batch),
+                        None => return Ok(()),
+                    }
+                }
+                Some(done) = window.tasks.join_next() => {
+                    let (subject, position) = done.map_err(Error::internal)??;
+                    window.settle(&subject, position);
+                }
+            }
+            let done = window.pending.first().map_or(window.received, |first| first - 1);
+            if done > stored {
+                let (runner, epoch) = (self.clone(), place.epoch.clone());
+                self.store.write(move |tx| runner.advance(tx, &epoch, stored, done)).await?;
+                stored = done;
+            }
+        }
+    }
+
+    /// Calls until it is done, or parked.
+    async fn call(self: Arc<Self>, event: Arc<api::Event>) -> Result<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        if self.is_behind_parked(&event.subject).await? && self.park_behind(&event).await? {
+            return Ok(());
+        }
+        let care = self.takes_care();
+        let mut verdict = Verdict::Try;
+        loop {
+            if matches!(verdict, Verdict::Try) {
+                verdict = self.before_try(&event, care).await?;
+            }
+            if let Verdict::Park { attempts, failure } = verdict {
+                let runner = self.clone();
+                return self
+                    .store
+                    .write(move |tx| {
+                        runner.park(tx, &event, &failure, attempts)?;
+                        parking::forget_attempts(tx, &runner.key, &event.event_id)
+                    })
+                    .await;
+            }
+            match self.call_once(&event).await {
+                Ok(()) => return self.forget_attempts(&event).await,
+                Err(error) if error.is_passing() => {
+                    tracing::debug!(policy = %self.key, event = %event.event_id, %error, "waits");
+                    self.after_wait(&event, care).await?;
+                }
+                Err(error) => verdict = self.after_failure(&event, &error, care).await?,
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Puts an event aside that waits behind another; not if that one was replayed meanwhile.
+    async fn park_behind(self: &Arc<Self>, event: &Arc<api::Event>) -> Result<bool> {
+        let (runner, event) = (self.clone(), event.clone());
+        self.store
+            .write(move |tx| {
+                let waits = runner.must_wait(tx, &event.subject)?;
+                if waits {
+                    runner.park(tx, &event, "", 0)?;
+                }
+                Ok(waits)
+            })
+            .await
+    }
+
+    pub(super) async fn call_once(&self, event: &api::Event) -> Result<()> {
+        let Some(Handler::Call(handler)) = self.policy.handler(&event.r#type) else {
+            return Err(Error::internal(format!("{} does not handle {}", self.key, event.r#type)));
+        };
+        let cause = Cause { id: event.event_id.clone(), traceparent: event.traceparent.clone() };
+        let span = telemetry::policy_span(&self.key, &cause);
+        let work = AssertUnwindSafe(handler(event).instrument(span)).catch_unwind();
+        work.await.unwrap_or_else(|panic| {
+            Err(Error::internal(format!("panic in a policy: {}", words(&*panic))))
+        })
+    }
+}
+
+impl Window {
+    fn take(&mut self, batch: api::SubscribeResponse) {
+        for event in batch.events {
+            let event = Arc::new(event);
+            self.pending.insert(signed(event.position));
+            let queue = self.queues.entry(event.subject.clone()).or_default();
+            queue.push_back(event.clone());
+            if queue.len() == 1 {
+                self.spawn(event);
+            }
+        }
+        self.received = self.received.max(signed(batch.to_position));
+    }
+
+    fn spawn(&mut self, event: Arc<api::Event>) {
+        let (runner, places) = (self.runner.clone(), self.places.clone());
+        self.tasks.spawn(async move {
+            let _place = places.acquire_owned().await.map_err(Error::internal)?;
+            runner.call(event.clone()).await?;
+            Ok((event.subject.clone(), signed(event.position)))
+        });
+    }
+
+    fn settle(&mut self, subject: &str, position: i64) {
+        self.pending.remove(&position);
+        let Some(queue) = self.queues.get_mut(subject) else { return };
+        queue.pop_front();
+        match queue.front().cloned() {
+            Some(next) => self.spawn(next),
+            None => drop(self.queues.remove(subject)),
+        }
+    }
+}

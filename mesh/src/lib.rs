@@ -1,0 +1,49 @@
+//! The kit that every context of Turnstile stands on. It knows no context's words.
+//!
+//! A context is a value ([`Context`]): a name, tables, and a function that wires a store ([`Store`]), services,
+//! policies ([`whenever`], [`calling`]) and sagas ([`CallThenRegister`]). A process ([`Mesh`]) serves one or many of
+//! them. Who may call what, what may be retried and how long it may take stands in the contracts ([`contract`]).
+
+pub mod auth;
+mod caller;
+mod cause;
+#[cfg(feature = "chaos")]
+pub mod chaos;
+mod check;
+pub mod client;
+pub mod config;
+mod context;
+pub mod contract;
+mod error;
+pub mod events;
+mod id;
+mod log_service;
+mod money;
+mod operations;
+mod partition;
+mod process;
+mod registry;
+mod saga;
+pub mod scope;
+mod server;
+pub mod simulate;
+mod store;
+mod tasks;
+pub mod telemetry;
+mod time;
+pub mod watch;
+
+pub use caller::Caller;
+pub use cause::Cause;
+pub use check::Check;
+pub use context::{Context, Kit, Wiring};
+pub use error::{Error, Refused, Result, Violation, reason_of, retry_delay_of};
+pub use events::{Event, Policy, View, calling, revision, whenever};
+pub use id::{Accounts, BadName, Collection, Id, request_id_of};
+pub use money::Money;
+pub use process::{Mesh, StartError};
+pub use registry::Options;
+pub use saga::{CallThenRegister, Saga};
+pub use server::Listening;
+pub use store::{Conn, OpenError, Page, Store, Tx};
+pub use time::{micros, time_of};

@@ -1,0 +1,163 @@
+//! Streaming a log (rule G-4): answered for every context of this process.
+//!
+//! The stream is pulled: the next stretch is read when the transport has room for it, so a slow reader costs nothing.
+
+use std::pin::Pin;
+use std::sync::Weak;
+use std::time::Duration;
+
+use futures::Stream;
+use proto::mesh::v1 as api;
+use proto::mesh::v1::ErrorReason;
+use proto::mesh::v1::event_service_server::{EventService, EventServiceServer};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+
+use crate::check::Check;
+use crate::error::{Error, Result};
+use crate::events::{Wanted, stretch};
+use crate::partition::PARTITIONS;
+use crate::registry::Registry;
+use crate::store::Store;
+
+/// How many positions are read at once.
+const STRETCH: i64 = 256;
+/// How often an idle stream says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+pub(crate) fn service(registry: Weak<Registry>) -> EventServiceServer<Events> {
+    EventServiceServer::new(Events { registry })
+}
+
+pub(crate) struct Events {
+    registry: Weak<Registry>,
+}
+
+impl Events {
+    /// The log of a context of this process, and when it ends.
+    fn log_of(&self, source: &str) -> Result<(Store, CancellationToken)> {
+        let registry = self.registry.upgrade().ok_or_else(|| Error::unavailable(source))?;
+        let running = registry.running();
+        match running.get(source) {
+            Some(running) => Ok((running.store.clone(), running.stopping.clone())),
+            None if registry.front.knows(source) => Err(Error::unavailable(source)),
+            None => Err(Error::NotFound(source.to_owned())),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl EventService for Events {
+    type SubscribeStream =
+        Pin<Box<dyn Stream<Item = Result<api::SubscribeResponse, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<api::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let request = request.into_inner();
+        let mut check = Check::new();
+        check.text("source", &request.source, 1..=100);
+        check.text("policy", &request.policy, 1..=200);
+        if request.partitions.iter().any(|partition| u64::from(*partition) >= PARTITIONS) {
+            check.bad("partitions", "must be 0 to 15");
+        }
+        check.finish()?;
+        let (store, ending) = self.log_of(&request.source)?;
+        let after = place(&store, &request)?;
+        let wanted = Wanted { types: request.types, partitions: request.partitions };
+        Ok(Response::new(Box::pin(stream(store, ending, request.source, after, wanted))))
+    }
+}
+
+/// Where the subscriber goes on, if this is still the log it knows.
+fn place(store: &Store, request: &api::SubscribeRequest) -> Result<i64> {
+    let head = *store.head().borrow();
+    let Some(after) = &request.after else { return Ok(if request.from_now { head } else { 0 }) };
+    if after.epoch != store.epoch() {
+        let reason = ErrorReason::EpochChanged.as_str_name();
+        let message = format!("the log of {} has begun a new epoch", request.source);
+        return Err(Error::refused("mesh", reason, message).with("epoch", store.epoch()));
+    }
+    let position = i64::try_from(after.position).unwrap_or(i64::MAX);
+    if position > head {
+        let reason = ErrorReason::CursorAhead.as_str_name();
+        let message = format!("the log of {} ends at {head}", request.source);
+        return Err(Error::refused("mesh", reason, message)
+            .code(Code::OutOfRange)
+            .with("head", head));
+    }
+    Ok(position)
+}
+
+fn stream(
+    store: Store,
+    ending: CancellationToken,
+    source: String,
+    mut after: i64,
+    wanted: Wanted,
+) -> impl Stream<Item = Result<api::SubscribeResponse, Status>> {
+    let epoch = store.epoch().to_owned();
+    let answer = move |after: i64, upto: i64, events, head: i64| api::SubscribeResponse {
+        epoch: epoch.clone(),
+        from_position: (after + 1).unsigned_abs(),
+        to_position: upto.unsigned_abs(),
+        events,
+        head_position: head.unsigned_abs(),
+    };
+    async_stream::stream! {
+        let mut heads = store.head();
+        // What has been looked at; what was told ends at `after`.
+        let mut seen = after;
+        let head = *heads.borrow();
+        yield Ok(answer(after, after, Vec::new(), head));
+        let mut heartbeat_at = Instant::now() + HEARTBEAT;
+        let mut caught_up = false;
+        loop {
+            let head = *heads.borrow_and_update();
+            if seen < head {
+                let upto = head.min(seen + STRETCH);
+                let (from, context, filter) = (seen, source.clone(), wanted.clone());
+                let read = store.read(move |conn| Ok(stretch(conn, &context, from, upto, &filter)?)).await;
+                match read {
+                    Ok(events) => {
+                        seen = upto;
+                        if !events.is_empty() {
+                            yield Ok(answer(after, seen, events, head));
+                            after = seen;
+                            heartbeat_at = Instant::now() + HEARTBEAT;
+                        }
+                    }
+                    Err(error) => {
+                        yield Err(error.into());
+                        return;
+                    }
+                }
+                continue;
+            }
+            // Who has just come must not wait for a heartbeat to hear that there is nothing more.
+            if !caught_up && after < seen {
+                yield Ok(answer(after, seen, Vec::new(), head));
+                after = seen;
+            }
+            caught_up = true;
+            tokio::select! {
+                () = ending.cancelled() => {
+                    yield Err(Error::unavailable(&source).into());
+                    return;
+                }
+                changed = heads.changed() => if changed.is_err() {
+                    yield Err(Error::unavailable(&source).into());
+                    return;
+                },
+                // Covers what was filtered out, so that cursors move on logs that have nothing for them, too.
+                () = tokio::time::sleep_until(heartbeat_at) => {
+                    yield Ok(answer(after, seen, Vec::new(), head));
+                    after = seen;
+                    heartbeat_at = Instant::now() + HEARTBEAT;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! A process of the mesh: starts contexts, serves them, and stops them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tonic::service::RoutesBuilder;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tracing::Instrument as _;
+
+use crate::auth::{KeySource, Verifier};
+use crate::client::Channel;
+use crate::context::{Context, Kit, Wiring};
+use crate::error::{Error, Result};
+use crate::registry::{Options, Registry, Running};
+use crate::server::{Access, Front, Listening, Served};
+use crate::store::{OpenError, Store};
+use crate::{events, log_service, operations, saga};
+
+/// A process of the mesh. Cheap to clone.
+#[derive(Clone)]
+pub struct Mesh {
+    registry: Arc<Registry>,
+    verifier: Arc<Verifier>,
+    health: HealthReporter,
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh").field("data", &self.registry.options.data).finish_non_exhaustive()
+    }
+}
+
+/// Why a context did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Its store could not be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// One cursor cannot stand for two policies (rule G-20).
+    #[error(
+        "{context} did not start: it has two policies with the name {policy}, and a cursor is kept under the name"
+    )]
+    TwinPolicies {
+        /// The context.
+        context: String,
+        /// The name.
+        policy: String,
+    },
+    /// Its parts did not come together.
+    #[error("{context} did not start: {cause}")]
+    Wiring {
+        /// The context.
+        context: String,
+        /// What failed.
+        #[source]
+        cause: Error,
+    },
+}
+
+impl Mesh {
+    /// A process that serves nothing yet. Refuses contracts that do not say who may call.
+    pub fn new(options: Options) -> Result<Self> {
+        crate::contract::Contract::ours()?;
+        let verifier = Arc::new(Verifier::new(
+            options.trust.clone(),
+            Some(options.data.join("identity-keys.json")),
+        ));
+        let access =
+            Access::new(verifier.clone(), options.mesh_key.clone(), options.faces_customers);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let registry = Arc::new(Registry::new(options, Front::new(access)));
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(health_service);
+        if registry.options.reflection {
+            let describe = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            };
+            routes.add_service(describe().build_v1().map_err(Error::internal)?);
+            routes.add_service(describe().build_v1alpha().map_err(Error::internal)?);
+        }
+        routes.add_service(log_service::service(Arc::downgrade(&registry)));
+        routes.add_service(operations::service(Arc::downgrade(&registry)));
+        registry.front.set_infrastructure(routes.routes());
+        Ok(Self { registry, verifier, health })
+    }
+
+    /// Where the public keys of access tokens come from.
+    pub fn read_keys_from(&self, source: KeySource) {
+        self.verifier.read_keys_from(source);
+    }
+
+    /// Opens the context's store, wires it and serves it.
+    pub async fn start(&self, context: &Context) -> Result<(), StartError> {
+        let name = context.name.clone();
+        let failed = |cause| StartError::Wiring { context: name.to_string(), cause };
+        let (file, migrations) = (self.registry.store_file(&name), (context.migrations)());
+        let opener = name.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "opening a store runs migrations, before anybody waits"
+        )]
+        let store = tokio::task::spawn_blocking(move || Store::open(&opener, &file, migrations))
+            .await
+            .map_err(|error| failed(Error::internal(error)))??;
+
+        let kit = Kit::new(name.clone(), store, self.registry.clone());
+        let outcome = self.wire(context, &kit).await;
+        if outcome.is_err() {
+            for store in kit.stores() {
+                store.close().await;
+            }
+        }
+        outcome
+    }
+
+    async fn wire(&self, context: &Context, kit: &Kit) -> Result<(), StartError> {
+        let failed = |cause| StartError::Wiring { context: kit.name.to_string(), cause };
+        let wiring = (context.wire)(kit).map_err(failed)?;
+        if let Some(twin) = wiring.twin() {
+            let (context, policy) = (kit.name.to_string(), twin.name().to_owned());
+            return Err(StartError::TwinPolicies { context, policy });
+        }
+        let Wiring { routes, policies, view, first, loops } = wiring;
+        for work in first {
+            work.await.map_err(failed)?;
+        }
+        let spawn = |task: BoxFuture<'static, ()>| {
+            let stopping = kit.stopping.clone();
+            drop(kit.tasks.spawn(async move {
+                tokio::select! {
+                    () = stopping.cancelled() => {}
+                    () = task => {}
+                }
+            }));
+        };
+        let mut runners = Vec::new();
+        for policy in policies {
+            let runner = Arc::new(events::Runner::new(
+                policy,
+                0,
+                kit.store(),
+                self.source_of(kit, "events"),
+            ));
+            runners.push(runner.clone());
+            spawn(Box::pin(runner.run()));
+        }
+        let view = view.map(|view| {
+            let supervisor = view.supervise(kit.store(), self.source_of(kit, "events"));
+            let runners = supervisor.runners();
+            spawn(Box::pin(supervisor.run()));
+            runners
+        });
+        for (name, work) in loops {
+            spawn(Box::pin(
+                work.instrument(tracing::info_span!("background", context = %kit.name, name)),
+            ));
+        }
+        let sagas = std::mem::take(&mut *kit.sagas.lock().unwrap_or_else(PoisonError::into_inner));
+        for saga in sagas {
+            spawn(Box::pin(async move { saga.sweep().await }));
+        }
+        let store = kit.store();
+        spawn(Box::pin(async move { housekeeping(store).await }));
+
+        let running = Running {
+            store: kit.store(),
+            policies: runners,
+            view,
+            stopping: kit.stopping.clone(),
+            tasks: kit.tasks.clone(),
+            stores: kit.stores(),
+        };
+        self.registry.running().insert(kit.name.to_string(), Arc::new(running));
+        self.registry
+            .front
+            .put(&kit.name, Some(Served { routes: routes.routes(), tasks: kit.tasks.clone() }));
+        self.health.set_service_status(&kit.name, ServingStatus::Serving).await;
+        tracing::info!(context = %kit.name, "serves");
+        Ok(())
+    }
+
+    /// Gives a policy the way to the log of any source.
+    fn source_of(&self, kit: &Kit, purpose: &'static str) -> events::Sources {
+        let (registry, caller) = (self.registry.clone(), kit.name.clone());
+        Arc::new(move |source| registry.edge(&caller, source, purpose))
+    }
+
+    /// Takes a context out of service: calls end, loops stop, the store is closed.
+    pub async fn stop(&self, context: &str) {
+        let Some(running) = self.retire(context).await else { return };
+        running.tasks.finish(Duration::from_secs(10)).await;
+        if let Err(error) = events::forget_crashes(&running.store).await {
+            tracing::warn!(context, %error, "this stop counts as a crash for the events that were under way");
+        }
+        for store in &running.stores {
+            store.close().await;
+        }
+        tracing::info!(context, "stopped");
+    }
+
+    /// As if the context's process had been killed: nothing is finished, nothing that waits is written.
+    #[cfg(feature = "chaos")]
+    pub async fn crash(&self, context: &str) {
+        self.registry.front.put(context, None);
+        let Some(running) = self.registry.running().get(context).cloned() else { return };
+        running.tasks.abort().await;
+        for store in &running.stores {
+            store.crash().await;
+        }
+        self.retire(context).await;
+    }
+
+    /// What goes wrong on the way between contexts, for tests.
+    #[cfg(feature = "chaos")]
+    pub fn faults(&self) -> &crate::chaos::Faults {
+        self.registry.front.faults()
+    }
+
+    async fn retire(&self, context: &str) -> Option<Arc<Running>> {
+        self.health.set_service_status(context, ServingStatus::NotServing).await;
+        self.registry.front.put(context, None);
+        let running = self.registry.running().remove(context)?;
+        running.stopping.cancel();
+        Some(running)
+    }
+
+    /// Waits until every policy has read all there is, so that who comes next finds what was told before; not longer
+    /// than `patience`: a long backlog is no reason not to serve.
+    pub async fn settle(&self, patience: Duration) {
+        let running: Vec<_> = self.registry.running().values().cloned().collect();
+        let heads: HashMap<_, _> = running
+            .iter()
+            .map(|source| (source.store.context(), *source.store.head().borrow()))
+            .collect();
+        let settled = async {
+            for runner in running.iter().flat_map(|running| running.runners()) {
+                let Some(head) = heads.get(runner.policy().source()) else { continue };
+                while runner.position().await.is_ok_and(|position| position < *head) {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(patience, settled).await;
+    }
+
+    /// Lets streams end with a hint to come again, and tells health checks that this process is going.
+    pub async fn drain(&self) {
+        let running: Vec<_> = self
+            .registry
+            .running()
+            .iter()
+            .map(|(name, running)| (name.clone(), running.clone()))
+            .collect();
+        for (name, running) in running {
+            self.health.set_service_status(&name, ServingStatus::NotServing).await;
+            running.stopping.cancel();
+        }
+    }
+
+    /// Stops every context.
+    pub async fn shut_down(&self) {
+        let names: Vec<_> = self.registry.running().keys().cloned().collect();
+        for name in names {
+            self.stop(&name).await;
+        }
+    }
+
+    /// Opens a port for calls from outside.
+    pub async fn listen(&self, address: SocketAddr) -> std::io::Result<Listening> {
+        self.registry.front.listen(address).await
+    }
+
+    /// A channel on behalf of a context of this process, or of the process itself (`turnstile`).
+    pub fn channel(&self, caller: &str, callee: &str) -> Result<Channel> {
+        self.registry.edge(caller, callee, "")
+    }
+}
+
+/// How long an answer is remembered at least (rule G-6).
+const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Forgets answers that nobody will ask for any more; some at a time, so that nobody waits for it.
+async fn housekeeping(store: Store) {
+    loop {
+        let forgotten = match store.forget_old_requests(REMEMBERED).await {
+            Ok(requests) => {
+                saga::forget_old_intents(&store, REMEMBERED).await.map(|intents| requests + intents)
+            }
+            Err(error) => Err(error),
+        };
+        match forgotten {
+            Ok(some) if some > 0 => continue,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(context = store.context(), %error, "old requests were not forgotten")
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+    }
+}

@@ -1,0 +1,94 @@
+//! Who calls, and whether the contract lets them (rule G-16): checked before anything is read or loaded.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use proto::mesh::v1::Access as Level;
+use tonic::transport::server::TcpConnectInfo;
+
+use crate::auth::{MeshKey, Verifier};
+use crate::caller::{Account, Caller, LocalPeer, SERVICE_HEADER};
+use crate::contract::Rule;
+use crate::error::{Error, Result};
+
+/// Finds out who calls.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    verifier: Arc<Verifier>,
+    key: Option<MeshKey>,
+    /// Customers come in here: methods for services do not exist for anybody outside this process.
+    faces_customers: bool,
+}
+
+impl Access {
+    pub(crate) fn new(
+        verifier: Arc<Verifier>,
+        key: Option<MeshKey>,
+        faces_customers: bool,
+    ) -> Self {
+        Self { verifier, key, faces_customers }
+    }
+
+    /// The caller, if the contract lets it call this method.
+    pub(crate) async fn admit(&self, rule: &Rule, request: &Parts) -> Result<Caller> {
+        let service = self.service(rule, request);
+        let address =
+            request.extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let address = address.map(|address| address.ip());
+        match rule.access {
+            // A client that has a token sends it everywhere; here nobody reads it.
+            Level::Public => return Ok(Caller::new(None, service, address)),
+            Level::Service => {
+                let Some(service) = service else {
+                    return Err(Error::Unimplemented(rule.method.clone()));
+                };
+                if !rule.lets_in(&service) {
+                    return Err(Error::Forbidden(format!("{} by {service}", rule.method)));
+                }
+                // The customer's token comes along where a customer acts; it gives the service no right.
+                let account = self.account(&request.headers).await.ok();
+                return Ok(Caller::new(account, Some(service), address));
+            }
+            Level::Customer | Level::Admin => {}
+            Level::Unspecified => return Err(Error::Forbidden(rule.method.clone())),
+        }
+        let account = self.account(&request.headers).await?;
+        if rule.access == Level::Admin && !account.is_admin() {
+            return Err(Error::Forbidden(rule.method.clone()));
+        }
+        if !account.roles.contains("CUSTOMER") && !account.is_admin() {
+            return Err(Error::Forbidden(rule.method.clone()));
+        }
+        // It is the customer's call, whichever context passes it on: request_ids are the customer's, too.
+        Ok(Caller::new(Some(account), None, address))
+    }
+
+    /// The context that calls: of this process, or one that proves itself.
+    fn service(&self, rule: &Rule, request: &Parts) -> Option<String> {
+        if let Some(LocalPeer(context)) = request.extensions.get::<LocalPeer>() {
+            return Some(context.to_string());
+        }
+        if self.faces_customers {
+            return None;
+        }
+        let token = request.headers.get(SERVICE_HEADER)?.to_str().ok()?;
+        // The kit's own services are called at the address of the context whose log or state it is.
+        let callee = request.uri.host().unwrap_or_default();
+        let callee = if rule.context == "mesh" { callee } else { &rule.context };
+        self.key.as_ref()?.verify(token, callee).ok()
+    }
+
+    async fn account(&self, headers: &HeaderMap) -> Result<Account> {
+        let bearer = headers.get(AUTHORIZATION).ok_or(Error::Unauthenticated)?;
+        let bearer = bearer.to_str().map_err(|_| Error::Unauthenticated)?;
+        let (scheme, token) = bearer.split_once(' ').ok_or(Error::Unauthenticated)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Error::Unauthenticated);
+        }
+        let claims = self.verifier.verify(token.trim()).await?;
+        let id = claims.sub.parse().map_err(|_| Error::Unauthenticated)?;
+        Ok(Account { id, roles: claims.roles })
+    }
+}

@@ -1,0 +1,95 @@
+//! Texts that a client gives back as they were: sealed with the store's secret, good for one purpose only. Lists use
+//! them for their pages (rule G-17).
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::Store;
+use crate::check::Check;
+
+const SIGNATURE: usize = 16;
+/// The most rows of a page, whatever is asked for.
+const MOST: i32 = 1000;
+
+/// Which part of a list is wanted.
+#[derive(Debug, Clone)]
+pub struct Page {
+    size: usize,
+    after: Option<String>,
+    store: Store,
+    list: String,
+}
+
+impl Store {
+    /// A text that nobody else can make, and that is good for this purpose alone. It can be read by anybody.
+    pub fn seal(&self, purpose: &str, text: &str) -> String {
+        let mut sealed = self.signature(purpose, text);
+        sealed.extend_from_slice(text.as_bytes());
+        URL_SAFE_NO_PAD.encode(sealed)
+    }
+
+    /// The text of a seal, if it was made here and for this purpose.
+    pub fn unseal(&self, purpose: &str, sealed: &str) -> Option<String> {
+        let bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
+        let (signature, text) = bytes.split_at_checked(SIGNATURE)?;
+        let text = String::from_utf8(text.to_vec()).ok()?;
+        (signature == self.signature(purpose, &text)).then_some(text)
+    }
+
+    fn signature(&self, purpose: &str, text: &str) -> Vec<u8> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.inner.secret);
+        hmac::sign(&key, format!("{purpose}\n{text}").as_bytes()).as_ref()[..SIGNATURE].to_vec()
+    }
+
+    /// Reads `page_size` (0: `default`, too much is capped) and `page_token`. `list` says which list and whose, so
+    /// that a token of another one is refused.
+    pub fn page(
+        &self,
+        check: &mut Check,
+        list: &str,
+        size: i32,
+        default: u16,
+        token: &str,
+    ) -> Page {
+        if size < 0 {
+            check.bad("page_size", "must not be negative");
+        }
+        let size = if size == 0 { i32::from(default) } else { size.clamp(1, MOST) };
+        let size = usize::try_from(size).unwrap_or(1);
+        let after = if token.is_empty() { None } else { self.unseal(list, token) };
+        if after.is_none() && !token.is_empty() {
+            check.bad("page_token", "is not the next_page_token of a page of this list");
+        }
+        Page { size, after, store: self.clone(), list: list.to_owned() }
+    }
+}
+
+impl Page {
+    /// The row that the page begins behind.
+    pub fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
+    /// For names that grow: the page has only names below this one. The first page has all of them.
+    pub fn before(&self) -> &str {
+        // Sorts behind every name.
+        self.after().unwrap_or("~")
+    }
+
+    /// How many rows to load: one more than wanted, to see whether there is a next page.
+    pub fn limit(&self) -> i64 {
+        i64::try_from(self.size).unwrap_or(i64::MAX).saturating_add(1)
+    }
+
+    /// The rows of this page, and the token of the next. `name` is what [`Page::after`] compares with.
+    pub fn cut<T>(&self, mut rows: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, String) {
+        if rows.len() <= self.size {
+            return (rows, String::new());
+        }
+        rows.truncate(self.size);
+        let token =
+            rows.last().map(|row| self.store.seal(&self.list, &name(row))).unwrap_or_default();
+        (rows, token)
+    }
+}

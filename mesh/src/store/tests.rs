@@ -1,0 +1,502 @@
+use std::time::Duration;
+
+use std::path::Path;
+use std::sync::mpsc;
+
+use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
+use diesel_migrations::embed_migrations;
+use futures::future::join_all;
+use mesh_testing::request_id;
+use prost::Message as _;
+use proto::identity::v1::{AccountCreated, GrantRoleRequest, GrantRoleResponse};
+use proto::payment::v1::PaymentApproved;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::schema::{mesh_event, mesh_event_head};
+use super::*;
+use crate::caller::Caller;
+use crate::check::Check;
+use crate::scope::Scope;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("tests/migrations");
+const OTHER_MIGRATIONS: EmbeddedMigrations = embed_migrations!("tests/other_migrations");
+
+diesel::table! {
+    handled (id) {
+        id -> Integer,
+        policy -> Text,
+        subject -> Text,
+        sequence -> BigInt,
+        generation -> Integer,
+    }
+}
+
+fn try_open(context: &str, folder: &Path) -> Result<Store, OpenError> {
+    Store::open(context, &folder.join("identity.sqlite"), MIGRATIONS)
+}
+
+fn open() -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = try_open("identity", folder.path()).unwrap();
+    (folder, store)
+}
+
+async fn reopen(folder: &TempDir, store: Store) -> Store {
+    store.close().await;
+    try_open("identity", folder.path()).unwrap()
+}
+
+/// A row and an event about `subject`.
+fn happen(tx: &mut Tx<'_>, subject: &str) -> Result<i64> {
+    let row = (
+        handled::policy.eq(""),
+        handled::subject.eq(subject),
+        handled::sequence.eq(0),
+        handled::generation.eq(0),
+    );
+    diesel::insert_into(handled::table).values(row).execute(&mut **tx)?;
+    tx.publish(subject, subject, &AccountCreated { account: subject.to_owned() })
+}
+
+/// The subjects of the rows, and (position, subject, sequence) of the events.
+async fn contents(store: &Store) -> (Vec<String>, Vec<(i64, String, i64)>) {
+    store
+        .read(|conn| {
+            let rows = handled::table.order(handled::id).select(handled::subject).load(conn)?;
+            let events = mesh_event::table
+                .order(mesh_event::position)
+                .select((mesh_event::position, mesh_event::subject, mesh_event::sequence))
+                .load(conn)?;
+            Ok((rows, events))
+        })
+        .await
+        .unwrap()
+}
+
+fn commits(store: &Store) -> u64 {
+    *store.commits().borrow()
+}
+
+/// Holds the writer up until the sender is dropped, so that what is sent meanwhile shares one commit.
+async fn hold(store: &Store) -> (mpsc::Sender<()>, impl Future<Output = Result<()>>) {
+    let (release, held) = mpsc::channel::<()>();
+    let (begun, reached) = tokio::sync::oneshot::channel();
+    let store = store.clone();
+    let work = tokio::spawn(async move {
+        let write = store.write(move |_| {
+            let _ = begun.send(());
+            let _ = held.recv();
+            Ok(())
+        });
+        write.await
+    });
+    reached.await.unwrap();
+    (release, async move { work.await.unwrap() })
+}
+
+#[tokio::test]
+async fn g2_events_and_state_are_one_transaction() {
+    let (_folder, store) = open();
+    let (release, held) = hold(&store).await;
+    let before = commits(&store);
+    let write = |subject: &'static str, end: fn() -> Result<()>| {
+        store.write(move |tx| {
+            happen(tx, subject)?;
+            end()
+        })
+    };
+    let writes = [
+        write("accounts/first", || Ok(())),
+        write("accounts/failed", || Err(Error::NotFound("it".to_owned()))),
+        write("accounts/panicked", || panic!("as planned")),
+        write("accounts/last", || Ok(())),
+    ];
+    let release = async {
+        drop(release);
+        held.await
+    };
+    let (outcomes, _) = tokio::join!(join_all(writes), release);
+    assert!(outcomes[0].is_ok() && outcomes[3].is_ok(), "{outcomes:?}");
+    assert!(matches!(outcomes[1], Err(Error::NotFound(_))), "{outcomes:?}");
+    assert!(matches!(&outcomes[2], Err(error @ Error::Internal(_))
+        if std::error::Error::source(error).unwrap().to_string().contains("as planned")));
+    assert!(commits(&store) <= before + 2, "one for what held the writer up, one for all four");
+    let (rows, events) = contents(&store).await;
+    assert_eq!(rows, ["accounts/first", "accounts/last"]);
+    assert_eq!(events, [(1, "accounts/first".to_owned(), 1), (2, "accounts/last".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn g2_a_panic_in_a_nested_transaction_rolls_back_its_own_work_alone() {
+    let (folder, store) = open();
+    let (release, held) = hold(&store).await;
+    let first = store.write(|tx| happen(tx, "accounts/first"));
+    let panics = store.write(|tx| {
+        happen(tx, "accounts/panicked")?;
+        tx.transaction(|conn| {
+            conn.batch_execute("DELETE FROM handled")?;
+            conn.transaction(|_| -> QueryResult<()> { panic!("as planned") })
+        })?;
+        Ok(())
+    });
+    let last = store.write(|tx| happen(tx, "accounts/last"));
+    let release = async {
+        drop(release);
+        held.await
+    };
+    let (first, panicked, last, _) = tokio::join!(first, panics, last, release);
+    assert!(first.is_ok() && panicked.is_err() && last.is_ok(), "{first:?} {panicked:?} {last:?}");
+    store.crash().await;
+    let store = try_open("identity", folder.path()).unwrap();
+    let (rows, events) = contents(&store).await;
+    assert_eq!(rows, ["accounts/first", "accounts/last"]);
+    assert_eq!(events, [(1, "accounts/first".to_owned(), 1), (2, "accounts/last".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn g2_what_comes_together_shares_commits() {
+    let (_folder, store) = open();
+    let writes =
+        (0..500).map(|n| store.write(move |tx| happen(tx, &format!("accounts/{}", n % 7))));
+    assert!(join_all(writes).await.iter().all(Result::is_ok));
+    assert!(commits(&store) <= 100, "{} commits for 500 writes", commits(&store));
+    let (rows, events) = contents(&store).await;
+    assert_eq!(rows.len(), 500);
+    let positions: Vec<_> = events.iter().map(|(position, ..)| *position).collect();
+    assert_eq!(positions, (1..=500).collect::<Vec<_>>(), "without a gap");
+    for n in 0..7 {
+        let subject = format!("accounts/{n}");
+        let sequences: Vec<_> =
+            events.iter().filter(|event| event.1 == subject).map(|event| event.2).collect();
+        assert_eq!(sequences, (1..=sequences.len() as i64).collect::<Vec<_>>(), "{subject}");
+    }
+    assert_eq!(*store.head().borrow(), 500);
+}
+
+#[tokio::test]
+async fn a_write_whose_deadline_has_passed_is_not_done() {
+    let (_folder, store) = open();
+    let within =
+        |time: Duration| Scope { deadline: Some(Instant::now() + time), ..Scope::default() };
+    let (release, held) = hold(&store).await;
+    let expires = Duration::from_millis(20);
+    let waits = within(expires).around(store.write(|tx| happen(tx, "accounts/waits")));
+    let release = async {
+        tokio::time::sleep_until(Instant::now() + expires).await;
+        drop(release);
+        held.await
+    };
+    let (waited, _) = tokio::join!(waits, release);
+    assert!(matches!(waited, Err(Error::DeadlineExceeded)), "it expired in the queue: {waited:?}");
+    let slow = store.write(move |tx| {
+        happen(tx, "accounts/slow")?;
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < expires {
+            std::thread::yield_now();
+        }
+        Ok(())
+    });
+    let slow = within(expires).around(slow).await;
+    assert!(matches!(slow, Err(Error::DeadlineExceeded)), "it expired while it ran: {slow:?}");
+    let read = within(Duration::ZERO).around(store.read(|_| Ok(()))).await;
+    assert!(matches!(read, Err(Error::DeadlineExceeded)), "{read:?}");
+
+    store.write(|tx| happen(tx, "accounts/1")).await.unwrap();
+    let (rows, events) = contents(&store).await;
+    assert_eq!(rows, ["accounts/1"]);
+    assert_eq!(events, [(1, "accounts/1".to_owned(), 1)], "positions have no gap");
+}
+
+#[tokio::test]
+async fn t04_positions_and_sequences_go_on_after_a_restart() {
+    let (folder, store) = open();
+    store.write(|tx| happen(tx, "accounts/1")).await.unwrap();
+    store.write(|tx| happen(tx, "accounts/1")).await.unwrap();
+    store
+        .write(|tx| Ok(diesel::delete(mesh_event::table.find(2_i64)).execute(&mut **tx)?))
+        .await
+        .unwrap();
+    let epoch = store.epoch().to_owned();
+    let store = reopen(&folder, store).await;
+    assert_eq!(store.epoch(), epoch);
+    assert_eq!(*store.head().borrow(), 2, "a trimmed position is not given again");
+    store.write(|tx| happen(tx, "accounts/2")).await.unwrap();
+    assert_eq!(contents(&store).await.1.last().unwrap().0, 3);
+}
+
+#[tokio::test]
+async fn a_crash_keeps_what_was_acknowledged() {
+    let (folder, mut store) = open();
+    let mut acknowledged = Vec::new();
+    for round in 0..5 {
+        let writer = store.clone();
+        let writes = tokio::spawn(join_all((0..200).map(move |n| {
+            let (store, subject) = (writer.clone(), format!("accounts/{round}-{n}"));
+            async move { store.write(move |tx| happen(tx, &subject).map(|_| subject)).await }
+        })));
+        let mut commits = store.commits();
+        commits.changed().await.unwrap();
+        store.crash().await;
+        let outcomes = writes.await.unwrap();
+        assert!(outcomes.iter().flatten().count() > 0, "the crash came too early to see anything");
+        acknowledged.extend(outcomes.into_iter().flatten());
+        assert!(matches!(store.write(|_| Ok(())).await, Err(Error::Unavailable { .. })));
+        store = try_open("identity", folder.path()).unwrap();
+    }
+    let (rows, events) = contents(&store).await;
+    assert!(acknowledged.iter().all(|subject| rows.contains(subject)));
+    assert_eq!(rows, events.iter().map(|event| event.1.clone()).collect::<Vec<_>>());
+    let positions: Vec<_> = events.iter().map(|event| event.0).collect();
+    assert_eq!(positions, (1..=positions.len() as i64).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_the_store_goes_on_afterwards() {
+    let (folder, store) = open();
+    store.write(|tx| happen(tx, "accounts/before")).await.unwrap();
+    store.write(|tx| Ok(tx.batch_execute("PRAGMA max_page_count = 1")?)).await.unwrap();
+    let big = "x".repeat(100_000);
+    let full = store.write(move |tx| happen(tx, &format!("accounts/{big}"))).await;
+    assert!(full.is_err(), "{full:?}");
+    store.write(|tx| Ok(tx.batch_execute("PRAGMA max_page_count = 1000000")?)).await.unwrap();
+    store.write(|tx| happen(tx, "accounts/after")).await.unwrap();
+    store.crash().await;
+    let store = try_open("identity", folder.path()).unwrap();
+    let (rows, events) = contents(&store).await;
+    assert_eq!(rows, ["accounts/before", "accounts/after"]);
+    assert_eq!(events.iter().map(|event| event.0).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_context_cannot_publish_what_is_another_contexts() {
+    let (_folder, store) = open();
+    let outcome = store.write(|tx| tx.publish("payments/1", "", &PaymentApproved::default())).await;
+    assert!(matches!(outcome, Err(Error::Internal(_))), "{outcome:?}");
+    assert_eq!(*store.head().borrow(), 0);
+}
+
+#[tokio::test]
+async fn a_store_is_opened_by_one_process_alone() {
+    let (folder, store) = open();
+    let error = try_open("identity", folder.path()).unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.contains("in use") && text.contains(&format!("process {}", std::process::id())),
+        "{text}"
+    );
+    reopen(&folder, store).await;
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_release_is_refused() {
+    let (folder, store) = open();
+    let newer = "INSERT INTO __diesel_schema_migrations (version, run_on) VALUES ('9999', CURRENT_TIMESTAMP)";
+    store.write(move |tx| Ok(tx.batch_execute(newer)?)).await.unwrap();
+    store.close().await;
+    let error = try_open("identity", folder.path()).unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Newer { migration, .. } if migration == "9999"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_store_of_another_context_is_refused_before_anything_is_done_to_it() {
+    let (folder, store) = open();
+    store.close().await;
+    for migrations in [MIGRATIONS, OTHER_MIGRATIONS] {
+        let file = folder.path().join("identity.sqlite");
+        let error = Store::open("payment", &file, migrations).unwrap_err();
+        assert!(
+            matches!(&error, OpenError::OtherContext { owner, .. } if owner == "identity"),
+            "{error:?}"
+        );
+    }
+    let store = try_open("identity", folder.path()).unwrap();
+    let others = diesel::dsl::sql::<diesel::sql_types::BigInt>(
+        "SELECT count(*) FROM sqlite_master WHERE name = 'of_another_context'",
+    );
+    assert_eq!(store.read(move |conn| Ok(others.get_result::<i64>(conn)?)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_read_cannot_change_anything() {
+    let (_folder, store) = open();
+    let outcome = store.read(|conn| Ok(conn.batch_execute("DELETE FROM mesh_event_head")?)).await;
+    assert!(outcome.is_err());
+    let rows = store.read(|conn| Ok(mesh_event_head::table.count().get_result::<i64>(conn)?)).await;
+    assert_eq!(rows.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_panic_in_a_read_harms_no_other() {
+    let (_folder, store) = open();
+    for _ in 0..20 {
+        let outcome = store.read(|_| -> Result<()> { panic!("as planned") }).await;
+        assert!(matches!(outcome, Err(Error::Internal(_))), "{outcome:?}");
+    }
+    assert!(store.read(|_| Ok(())).await.is_ok());
+}
+
+fn grant(request_id: &str, name: &str) -> GrantRoleRequest {
+    GrantRoleRequest { request_id: request_id.to_owned(), name: name.to_owned(), role: 1 }
+}
+
+/// Carries the command out: the answer names the row it made.
+async fn once(store: &Store, caller: &Caller, command: &GrantRoleRequest) -> Result<String> {
+    let name = command.name.clone();
+    let answer: GrantRoleResponse = store
+        .once(caller, command, move |tx| {
+            let sequence = happen(tx, &name)?;
+            if name.contains("fails") && sequence == 1 {
+                return Err(Error::NotFound(name));
+            }
+            let account = proto::identity::v1::Account {
+                name: format!("{name}@{sequence}"),
+                ..Default::default()
+            };
+            Ok(GrantRoleResponse { account: Some(account) })
+        })
+        .await?;
+    Ok(answer.account.unwrap().name)
+}
+
+#[tokio::test]
+async fn g6_the_same_request_gets_the_same_answer_also_after_a_restart() {
+    let (folder, mut store) = open();
+    let (caller, id) = (Caller::context("homemovie.app"), request_id());
+    for round in 0..3 {
+        let answer = once(&store, &caller, &grant(&id, "accounts/1")).await.unwrap();
+        assert_eq!(answer, "accounts/1@1", "round {round}");
+        let other = once(&store, &caller, &grant(&id, "accounts/2")).await;
+        assert!(matches!(&other, Err(Error::Reused(of)) if *of == id), "{other:?}");
+        store = reopen(&folder, store).await;
+    }
+    let status = tonic::Status::from(Error::Reused(id));
+    assert_eq!(status.code(), tonic::Code::AlreadyExists);
+    assert_eq!(contents(&store).await.0, ["accounts/1"]);
+}
+
+#[tokio::test]
+async fn g6_the_same_request_in_parallel_has_one_effect() {
+    let (_folder, store) = open();
+    let (caller, command) = (Caller::context("homemovie.app"), grant(&request_id(), "accounts/1"));
+    let answers = join_all((0..20).map(|_| once(&store, &caller, &command))).await;
+    assert!(
+        answers.iter().all(|answer| answer.as_deref().unwrap() == "accounts/1@1"),
+        "{answers:?}"
+    );
+    assert_eq!(contents(&store).await.0, ["accounts/1"]);
+}
+
+#[tokio::test]
+async fn g6_request_ids_of_different_callers_are_different() {
+    let (_folder, store) = open();
+    let id = request_id();
+    for (caller, name) in [("homemovie.app", "accounts/1"), ("mypage", "accounts/2")] {
+        assert!(once(&store, &Caller::context(caller), &grant(&id, name)).await.is_ok());
+    }
+    assert_eq!(contents(&store).await.0, ["accounts/1", "accounts/2"]);
+}
+
+#[tokio::test]
+async fn g6_what_failed_is_not_remembered() {
+    let (_folder, store) = open();
+    let (caller, command) =
+        (Caller::context("homemovie.app"), grant(&request_id(), "accounts/fails"));
+    assert!(matches!(once(&store, &caller, &command).await, Err(Error::NotFound(_))));
+    assert!(matches!(once(&store, &caller, &command).await, Err(Error::NotFound(_))), "tried anew");
+    assert_eq!(contents(&store).await.0, Vec::<String>::new());
+    let other = GrantRoleRequest { name: "accounts/1".to_owned(), ..command };
+    assert!(once(&store, &caller, &other).await.is_ok(), "the request_id is free");
+}
+
+#[tokio::test]
+async fn g6_old_answers_are_forgotten() {
+    let (_folder, store) = open();
+    let (caller, command) = (Caller::context("homemovie.app"), grant(&request_id(), "accounts/1"));
+    once(&store, &caller, &command).await.unwrap();
+    assert_eq!(store.forget_old_requests(Duration::from_secs(60)).await.unwrap(), 0);
+    assert_eq!(store.forget_old_requests(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(once(&store, &caller, &command).await.unwrap(), "accounts/1@2");
+}
+
+#[test]
+fn a_fingerprint_is_of_the_content() {
+    let (one, other) = (grant("a", "accounts/1"), grant("a", "accounts/2"));
+    assert_eq!(
+        fingerprint(&one),
+        fingerprint(&GrantRoleRequest::decode(&one.encode_to_vec()[..]).unwrap())
+    );
+    assert_ne!(fingerprint(&one), fingerprint(&other));
+    let capitals = [grant("A", "accounts/1"), grant("a", "ACCOUNTS/1"), grant("", "accounts/1")];
+    let same = capitals.map(|command| fingerprint(&command) == fingerprint(&one));
+    assert_eq!(same, [true, false, false], "only a request_id is the same in capitals");
+}
+
+#[tokio::test]
+async fn g6_a_request_id_is_the_same_in_capitals() {
+    let (_folder, store) = open();
+    let (caller, id) = (Caller::context("homemovie.app"), request_id());
+    let mut answers = Vec::new();
+    for id in [id.clone(), id.to_uppercase(), id] {
+        let command = grant(&id, "accounts/1");
+        Check::command(&command).finish().unwrap();
+        answers.push(once(&store, &caller, &command).await.unwrap());
+    }
+    assert_eq!(answers, ["accounts/1@1"; 3]);
+}
+
+#[tokio::test]
+async fn g17_a_page_token_is_good_for_its_list_alone() {
+    let (folder, store) = open();
+    let rows = || (1..=5).map(|n| format!("row{n}")).collect::<Vec<_>>();
+    let read = |store: &Store, list: &str, token: &str| {
+        let mut check = Check::new();
+        let page = store.page(&mut check, list, 2, 50, token);
+        check.finish().map(|()| page)
+    };
+    let first = read(&store, "mine", "").unwrap();
+    assert_eq!((first.after(), first.limit()), (None, 3));
+    let (page, token) = first.cut(rows()[..3].to_vec(), Clone::clone);
+    assert_eq!(page, ["row1", "row2"]);
+    assert_eq!(read(&store, "mine", &token).unwrap().after(), Some("row2"));
+    let store = reopen(&folder, store).await;
+    assert_eq!(read(&store, "mine", &token).unwrap().after(), Some("row2"), "also after a restart");
+    let (_other_folder, other_store) = open();
+    let mut changed = token.clone().into_bytes();
+    let last = changed.len() - 1;
+    changed[last] = if changed[last] == b'A' { b'E' } else { b'A' };
+    let forged = String::from_utf8(changed).unwrap();
+    for (store, list, token) in
+        [(&store, "theirs", &token), (&other_store, "mine", &token), (&store, "mine", &forged)]
+    {
+        assert!(matches!(read(store, list, token), Err(Error::Invalid(_))), "{list} {token}");
+    }
+    for nonsense in ["x", "row2", "~", "AAAA", "é"] {
+        assert!(matches!(read(&store, "mine", nonsense), Err(Error::Invalid(_))), "{nonsense}");
+    }
+    let (page, token) =
+        read(&store, "mine", &token).unwrap().cut(rows()[4..].to_vec(), Clone::clone);
+    assert_eq!(
+        (page.as_slice(), token.as_str()),
+        (&["row5".to_owned()][..], ""),
+        "the last page has no token"
+    );
+}
+
+#[tokio::test]
+async fn g17_sizes_of_pages_are_capped() {
+    let (_folder, store) = open();
+    for (asked, limit) in [(0, 51), (1, 2), (1000, 1001), (i32::MAX, 1001)] {
+        let mut check = Check::new();
+        assert_eq!(store.page(&mut check, "list", asked, 50, "").limit(), limit);
+        assert!(check.finish().is_ok());
+    }
+    let mut check = Check::new();
+    store.page(&mut check, "list", -1, 50, "");
+    assert!(matches!(check.finish(), Err(Error::Invalid(_))));
+}

@@ -1,0 +1,263 @@
+//! What tests of contexts stand on: a process of the mesh in a temporary folder, with accounts that need no identity.
+//!
+//! Only for `[dev-dependencies]`. Helpers panic where a test should fail.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a helper that fails fails the test")]
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use mesh::auth::{AccessClaims, seconds};
+use mesh::client::Channel;
+use mesh::config::Settings;
+use mesh::{Accounts, Context, Id, Listening, Mesh, Options};
+use prost::{Message, Name};
+use proto::mesh::v1::event_service_client::EventServiceClient;
+use proto::mesh::v1::{Event, SubscribeRequest};
+use tonic::service::interceptor::InterceptedService;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process of the mesh with some contexts, in a folder that goes away with it.
+#[derive(Debug)]
+pub struct TestMesh {
+    /// The process itself: to stop, crash and start contexts.
+    pub mesh: Mesh,
+    contexts: Vec<Context>,
+    listening: Listening,
+    signer: Signer,
+    folder: tempfile::TempDir,
+}
+
+impl TestMesh {
+    /// Starts these contexts, and opens a port.
+    pub async fn start(contexts: &[Context]) -> Self {
+        Self::start_with(contexts, |_| {}).await
+    }
+
+    /// As [`TestMesh::start`], with other options.
+    pub async fn start_with(contexts: &[Context], change: impl FnOnce(&mut Options)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut options = Options::new(folder.path());
+        change(&mut options);
+        let mesh = Mesh::new(options).expect("a process");
+        let signer = Signer::new();
+        let jwks = signer.jwks();
+        mesh.read_keys_from(std::sync::Arc::new(move || {
+            let jwks = jwks.clone();
+            Box::pin(async move { Ok(jwks) })
+        }));
+        for context in contexts {
+            mesh.start(context).await.expect("a context that starts");
+        }
+        let listening = mesh.listen(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        Self { mesh, contexts: contexts.to_vec(), listening, signer, folder }
+    }
+
+    /// Where its data is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The store of one of its contexts.
+    pub fn store_file(&self, context: &str) -> PathBuf {
+        self.folder.path().join(format!("{context}.sqlite"))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listening.address()
+    }
+
+    /// Starts a context again that was stopped or crashed.
+    pub async fn restart(&self, name: &str) {
+        let context = self
+            .contexts
+            .iter()
+            .find(|context| context.name() == name)
+            .expect("one of its contexts");
+        self.mesh.start(context).await.expect("a context that starts again");
+    }
+
+    /// A new customer.
+    pub fn customer(&self) -> Account {
+        self.account(&["CUSTOMER"])
+    }
+
+    /// A new admin.
+    pub fn admin(&self) -> Account {
+        self.account(&["CUSTOMER", "ADMIN"])
+    }
+
+    fn account(&self, roles: &[&str]) -> Account {
+        let id = Id::new();
+        Account { id, token: self.signer.sign(id, roles), address: self.address() }
+    }
+
+    /// Nobody in particular, from outside.
+    pub fn stranger(&self) -> tonic::transport::Channel {
+        connect(self.address())
+    }
+
+    /// The way from one context to another, as that context.
+    pub fn service(&self, caller: &str, callee: &str) -> Channel {
+        self.mesh.channel(caller, callee).expect("a channel")
+    }
+
+    /// Every event in the log of `source` with this correlation, as `reader` reads it: a context that may.
+    pub async fn events(&self, reader: &str, source: &str, correlation: &str) -> Vec<Event> {
+        let mut client = EventServiceClient::new(self.service(reader, source));
+        let request = SubscribeRequest {
+            source: source.to_owned(),
+            policy: format!("{reader}/test"),
+            ..SubscribeRequest::default()
+        };
+        let mut stream = client.subscribe(request).await.expect("a stream").into_inner();
+        let mut events = Vec::new();
+        loop {
+            let batch = stream.message().await.expect("a batch").expect("a stream that goes on");
+            events.extend(batch.events);
+            if batch.to_position >= batch.head_position {
+                events.retain(|event| event.correlation_id == correlation);
+                return events;
+            }
+        }
+    }
+}
+
+fn connect(address: SocketAddr) -> tonic::transport::Channel {
+    tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+        .expect("an address")
+        .connect_lazy()
+}
+
+/// Somebody who is signed in.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Who it is.
+    pub id: Id<Accounts>,
+    /// The access token.
+    pub token: String,
+    address: SocketAddr,
+}
+
+/// Puts a token on each call.
+#[derive(Debug, Clone)]
+pub struct Bearer(String);
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.parse().expect("a token"));
+        Ok(request)
+    }
+}
+
+/// A connection from outside, as somebody who is signed in.
+pub type SignedIn = InterceptedService<tonic::transport::Channel, Bearer>;
+
+impl Account {
+    /// Somebody with a token that identity gave.
+    pub fn of(token: &str, id: Id<Accounts>, address: SocketAddr) -> Self {
+        Self { id, token: token.to_owned(), address }
+    }
+
+    /// A connection of theirs, for a generated client.
+    pub fn connect(&self) -> SignedIn {
+        InterceptedService::new(connect(self.address), Bearer(format!("Bearer {}", self.token)))
+    }
+}
+
+/// Signs tokens like identity does.
+#[derive(Debug)]
+struct Signer {
+    key: Ed25519KeyPair,
+}
+
+impl Signer {
+    fn new() -> Self {
+        Self { key: Ed25519KeyPair::generate().expect("a key") }
+    }
+
+    fn jwks(&self) -> String {
+        let x = URL_SAFE_NO_PAD.encode(self.key.public_key().as_ref());
+        let key = serde_json::json!({
+            "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "test", "x": x,
+        });
+        serde_json::json!({ "keys": [key] }).to_string()
+    }
+
+    fn sign(&self, id: Id<Accounts>, roles: &[&str]) -> String {
+        let now = seconds(SystemTime::now());
+        let claims = AccessClaims {
+            iss: "turnstile".to_owned(),
+            aud: "turnstile".to_owned(),
+            sub: id.to_string(),
+            roles: roles.iter().map(ToString::to_string).collect::<BTreeSet<_>>(),
+            iat: now,
+            nbf: now,
+            exp: now + 900,
+        };
+        let pkcs8 = self.key.to_pkcs8v1().expect("a key");
+        let header = Header { kid: Some("test".to_owned()), ..Header::new(Algorithm::EdDSA) };
+        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ed_der(pkcs8.as_ref()))
+            .expect("a token")
+    }
+}
+
+/// A new `request_id`.
+pub fn request_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// Waits until `look` finds something; fails the test with `what` when it takes a minute.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What the events of one type tell.
+pub fn told<M: Message + Name + Default>(events: &[Event]) -> Vec<M> {
+    let of_type = events.iter().filter(|event| event.r#type == M::full_name());
+    of_type.map(|event| M::decode(&event.data[..]).expect("a payload")).collect()
+}
+
+/// Reads settings from these variables, with a report of what is wrong.
+pub fn settings<T>(
+    variables: &[(&str, &str)],
+    read: impl FnOnce(&mut Settings) -> T,
+) -> (T, Result<(), String>) {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let mut settings = Settings::default().environment(variables);
+    let read = read(&mut settings);
+    (read, settings.finish().map(drop).map_err(|error| error.to_string()))
+}
+
+/// The bad fields that a refusal names.
+pub fn bad_fields<T: Debug>(outcome: Result<T, Status>) -> Vec<String> {
+    let status = outcome.expect_err("a refusal");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let details = status.get_details_bad_request().expect("the bad fields");
+    details.field_violations.into_iter().map(|violation| violation.field).collect()
+}
+
+/// The refusal's name, for comparing: `("FAILED_PRECONDITION", "PAYMENT_DECLINED")`.
+pub fn refusal<T: Debug>(outcome: Result<T, Status>) -> (Code, String) {
+    let status = outcome.expect_err("a refusal");
+    let reason = mesh::reason_of(&status).unwrap_or_default();
+    (status.code(), reason)
+}

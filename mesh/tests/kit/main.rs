@@ -1,0 +1,13 @@
+//! The kit as its contexts see it: whole processes with stand-ins for contexts.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod calling;
+mod edges;
+mod events;
+mod parking;
+mod remote;
+mod saga;
+mod stand_in;
+mod trace;
+mod view;
+mod watch;
