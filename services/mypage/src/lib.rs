@@ -1,0 +1,34 @@
+#![doc = include_str!("../README.md")]
+
+mod domain;
+mod follow;
+mod projections;
+mod rpc;
+mod store;
+mod wire;
+
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use mesh::{Context, View, Wiring};
+use proto::mypage::v1::my_page_service_server::MyPageServiceServer;
+
+/// The context's name.
+const NAME: &str = "mypage";
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// The context.
+pub fn context() -> Context {
+    Context::new(
+        NAME,
+        || MIGRATIONS,
+        |kit| {
+            Ok(Wiring::default()
+                .serve(MyPageServiceServer::new(rpc::MyPage::new(kit.store(), kit.stopping())))
+                .view(View::new(projections::policies(), store::discard)))
+        },
+    )
+}
+
+/// What this context reacts to: for the map of events.
+pub fn policies() -> Vec<mesh::Policy> {
+    projections::policies()
+}

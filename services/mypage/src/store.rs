@@ -1,0 +1,358 @@
+//! The tables of the view. Policies write the generation that they make, readers read the current one.
+
+use std::collections::HashMap;
+
+use diesel::dsl::min;
+use diesel::prelude::*;
+use mesh::events::Generations;
+use mesh::{Conn, Error, Event, Money, Page, Result, Tx, micros, time_of};
+
+use crate::domain::{MyOrder, Progress};
+
+diesel::table! {
+    my_order (generation, name) {
+        generation -> Integer,
+        name -> Text,
+        system -> Text,
+        customer -> Text,
+        title -> Text,
+        quantity -> Integer,
+        currency -> Text,
+        amount -> BigInt,
+        state -> Text,
+        payment_state -> Text,
+        create_time -> BigInt,
+        update_time -> BigInt,
+        visible -> Bool,
+        change -> BigInt,
+    }
+}
+
+diesel::table! {
+    my_progress (generation, event_id) {
+        generation -> Integer,
+        order_name -> Text,
+        event_id -> Text,
+        event -> Text,
+        source -> Text,
+        subject -> Text,
+        sequence -> BigInt,
+        time -> BigInt,
+    }
+}
+
+diesel::table! {
+    my_change (one) {
+        one -> Integer,
+        last -> BigInt,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(my_order, my_progress);
+
+#[derive(Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = my_order, primary_key(generation, name))]
+struct OrderRow {
+    generation: i32,
+    name: String,
+    system: String,
+    customer: String,
+    title: String,
+    quantity: i32,
+    currency: String,
+    amount: i64,
+    state: String,
+    payment_state: String,
+    create_time: i64,
+    update_time: i64,
+    visible: bool,
+    change: i64,
+}
+
+impl OrderRow {
+    fn of(order: MyOrder, generation: i32, change: i64) -> Self {
+        Self {
+            generation,
+            name: order.name,
+            system: order.system,
+            customer: order.customer,
+            title: order.title,
+            quantity: i32::try_from(order.quantity).unwrap_or(i32::MAX),
+            currency: order.amount.currency,
+            amount: order.amount.minor_units,
+            state: order.state,
+            payment_state: order.payment_state,
+            create_time: micros(order.create_time),
+            update_time: micros(order.update_time),
+            visible: order.visible,
+            change,
+        }
+    }
+}
+
+impl From<OrderRow> for MyOrder {
+    fn from(row: OrderRow) -> Self {
+        Self {
+            name: row.name,
+            system: row.system,
+            customer: row.customer,
+            title: row.title,
+            quantity: row.quantity.unsigned_abs(),
+            amount: Money::new(&row.currency, row.amount),
+            state: row.state,
+            payment_state: row.payment_state,
+            create_time: time_of(row.create_time),
+            update_time: time_of(row.update_time),
+            visible: row.visible,
+        }
+    }
+}
+
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = my_progress)]
+struct ProgressRow {
+    generation: i32,
+    order_name: String,
+    event_id: String,
+    event: String,
+    source: String,
+    subject: String,
+    sequence: i64,
+    time: i64,
+}
+
+impl From<ProgressRow> for Progress {
+    fn from(row: ProgressRow) -> Self {
+        Self {
+            event: row.event,
+            source: row.source,
+            subject: row.subject,
+            sequence: row.sequence,
+            time: time_of(row.time),
+        }
+    }
+}
+
+// === What policies write ===
+
+/// Gives an event its effect on an order, once: `effect` is what the order takes of it. A row that nobody has written
+/// yet begins hidden; `customer` is whose it is, or empty until its own first event says so.
+pub(crate) fn apply<M>(
+    tx: &mut Tx<'_>,
+    event: &Event<M>,
+    name: &str,
+    customer: &str,
+    effect: impl FnOnce(&mut MyOrder),
+) -> Result<()> {
+    let generation = tx.generation();
+    if !note(tx, generation, name, event)? {
+        return Ok(());
+    }
+    let row = my_order::table.find((generation, name));
+    let known = row.select(OrderRow::as_select()).first(&mut **tx).optional()?;
+    let is_new = known.is_none();
+    let mut order = known.map_or_else(|| MyOrder::unheard_of(name, customer), MyOrder::from);
+    effect(&mut order);
+    order.happened(event.time);
+
+    let changed = OrderRow::of(order, generation, next_change(tx)?);
+    if is_new {
+        diesel::insert_into(my_order::table).values(changed).execute(&mut **tx)?;
+    } else {
+        diesel::update(row).set(changed).execute(&mut **tx)?;
+    }
+    Ok(())
+}
+
+/// Writes an event down in an order's history; says whether it was not there yet.
+fn note<M>(conn: &mut Conn, generation: i32, order: &str, event: &Event<M>) -> Result<bool> {
+    let known = my_progress::table.find((generation, &event.id)).count().get_result::<i64>(conn)?;
+    if known > 0 {
+        return Ok(false);
+    }
+    let progress = ProgressRow {
+        generation,
+        order_name: order.to_owned(),
+        event_id: event.id.clone(),
+        event: event.short_name().to_owned(),
+        source: event.source.clone(),
+        subject: event.subject.clone(),
+        sequence: i64::try_from(event.sequence).unwrap_or(i64::MAX),
+        time: micros(event.time),
+    };
+    diesel::insert_into(my_progress::table).values(progress).execute(conn)?;
+    Ok(true)
+}
+
+/// The number of one change. Taken in the transaction of the change, so that numbers are seen in their order.
+fn next_change(conn: &mut Conn) -> QueryResult<i64> {
+    diesel::update(my_change::table).set(my_change::last.eq(my_change::last + 1)).execute(conn)?;
+    last_change(conn)
+}
+
+fn last_change(conn: &mut Conn) -> QueryResult<i64> {
+    my_change::table.select(my_change::last).first(conn)
+}
+
+/// How many rows of an old generation are removed at once.
+const DISCARDED: i64 = 500;
+
+/// Removes some rows of `generation` and older ones; says how many.
+pub(crate) fn discard(tx: &mut Tx<'_>, generation: i32) -> Result<usize> {
+    let oldest: Option<i32> =
+        my_progress::table.select(min(my_progress::generation)).first(&mut **tx)?;
+    if let Some(oldest) = oldest.filter(|oldest| *oldest <= generation) {
+        let events: Vec<String> = my_progress::table
+            .filter(my_progress::generation.eq(oldest))
+            .select(my_progress::event_id)
+            .limit(DISCARDED)
+            .load(&mut **tx)?;
+        let old = my_progress::table.filter(my_progress::generation.eq(oldest));
+        return Ok(
+            diesel::delete(old.filter(my_progress::event_id.eq_any(events))).execute(&mut **tx)?
+        );
+    }
+    let oldest: Option<i32> = my_order::table.select(min(my_order::generation)).first(&mut **tx)?;
+    let Some(oldest) = oldest.filter(|oldest| *oldest <= generation) else { return Ok(0) };
+    let names: Vec<String> = my_order::table
+        .filter(my_order::generation.eq(oldest))
+        .select(my_order::name)
+        .limit(DISCARDED)
+        .load(&mut **tx)?;
+    let old = my_order::table.filter(my_order::generation.eq(oldest));
+    Ok(diesel::delete(old.filter(my_order::name.eq_any(names))).execute(&mut **tx)?)
+}
+
+// === What readers read ===
+
+/// An order with everything that happened to it, oldest first.
+pub(crate) type Told = (MyOrder, Vec<Progress>);
+
+/// Reads the current generation as it is at one moment: it may be replaced and removed meanwhile.
+fn current<T>(conn: &mut Conn, read: impl FnOnce(&mut Conn, i32) -> Result<T>) -> Result<T> {
+    conn.transaction(|conn| {
+        let generation = Generations::current(conn)?;
+        read(conn, generation)
+    })
+}
+
+/// An order of this customer.
+pub(crate) fn order(conn: &mut Conn, customer: &str, name: &str) -> Result<Told> {
+    current(conn, |conn, generation| {
+        let row = my_order::table
+            .find((generation, name))
+            .filter(my_order::customer.eq(customer))
+            .filter(my_order::visible)
+            .select(OrderRow::as_select())
+            .load(conn)?;
+        let told = with_history(conn, generation, row)?.pop();
+        told.ok_or_else(|| Error::NotFound(name.to_owned()))
+    })
+}
+
+/// A page of this customer's orders, newest first.
+pub(crate) fn orders(conn: &mut Conn, customer: &str, page: &Page) -> Result<Vec<Told>> {
+    let (time, name) = match page.after() {
+        Some(place) => read_place(place)
+            .ok_or_else(|| Error::internal("a page token of ours names no place"))?,
+        None => (i64::MAX, ""),
+    };
+    current(conn, |conn, generation| {
+        let rows = my_order::table
+            .filter(my_order::generation.eq(generation))
+            .filter(my_order::customer.eq(customer))
+            .filter(my_order::visible)
+            // The first condition is all that an index can use.
+            .filter(my_order::create_time.le(time))
+            .filter(my_order::create_time.lt(time).or(my_order::name.lt(name)))
+            .order((my_order::create_time.desc(), my_order::name.desc()))
+            .limit(page.limit())
+            .select(OrderRow::as_select())
+            .load(conn)?;
+        with_history(conn, generation, rows)
+    })
+}
+
+/// The place of an order in the list: names of different systems do not sort by age.
+pub(crate) fn place(order: &MyOrder) -> String {
+    format!("{} {}", micros(order.create_time), order.name)
+}
+
+fn read_place(place: &str) -> Option<(i64, &str)> {
+    let (time, name) = place.split_once(' ')?;
+    Some((time.parse().ok()?, name))
+}
+
+fn with_history(conn: &mut Conn, generation: i32, rows: Vec<OrderRow>) -> Result<Vec<Told>> {
+    let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    let progress: Vec<ProgressRow> = my_progress::table
+        .filter(my_progress::generation.eq(generation))
+        .filter(my_progress::order_name.eq_any(names))
+        .order((
+            my_progress::time,
+            my_progress::source,
+            my_progress::subject,
+            my_progress::sequence,
+        ))
+        .select(ProgressRow::as_select())
+        .load(conn)?;
+    let mut histories: HashMap<String, Vec<Progress>> = HashMap::new();
+    for row in progress {
+        histories.entry(row.order_name.clone()).or_default().push(row.into());
+    }
+    let told = rows.into_iter().map(|row| {
+        let history = histories.remove(&row.name).unwrap_or_default();
+        (row.into(), history)
+    });
+    Ok(told.collect())
+}
+
+/// Whether the view has heard of this version of `subject`, in an order of this customer.
+pub(crate) fn has(conn: &mut Conn, customer: &str, subject: &str, sequence: i64) -> Result<bool> {
+    current(conn, |conn, generation| {
+        let its_order = my_order::name.eq(my_progress::order_name);
+        let found = my_progress::table
+            .inner_join(my_order::table.on(my_order::generation.eq(generation).and(its_order)))
+            .filter(my_progress::generation.eq(generation))
+            .filter(my_progress::subject.eq(subject))
+            .filter(my_progress::sequence.ge(sequence))
+            .filter(my_order::customer.eq(customer))
+            .select(my_progress::sequence)
+            .first::<i64>(conn)
+            .optional()?;
+        Ok(found.is_some())
+    })
+}
+
+/// A place in the changes of one generation of the view.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) generation: i32,
+    pub(crate) change: i64,
+}
+
+/// The orders of this customer that changed since `mark`, the first `most` of them, and the mark behind them.
+pub(crate) fn changes(
+    conn: &mut Conn,
+    customer: &str,
+    mark: Mark,
+    most: i64,
+) -> Result<(Vec<Told>, Mark)> {
+    current(conn, |conn, generation| {
+        // Another generation took its changes in another order: of this one everything is new. So it is where the
+        // mark is of a store that was lost.
+        let is_ours = mark.generation == generation && mark.change <= last_change(conn)?;
+        let after = if is_ours { mark.change } else { 0 };
+        let rows: Vec<OrderRow> = my_order::table
+            .filter(my_order::generation.eq(generation))
+            .filter(my_order::customer.eq(customer))
+            .filter(my_order::visible)
+            .filter(my_order::change.gt(after))
+            .order(my_order::change)
+            .limit(most)
+            .select(OrderRow::as_select())
+            .load(conn)?;
+        let change = rows.last().map_or(after, |row| row.change);
+        Ok((with_history(conn, generation, rows)?, Mark { generation, change }))
+    })
+}
