@@ -1,0 +1,89 @@
+//! `Reserve`: take seats, then register.
+
+use std::time::Duration;
+
+use mesh::client::Channel;
+use mesh::{CallThenRegister, Error, Result, Tx, request_id_of};
+use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
+use proto::outerpark::musical::v1::{ReserveSeatsRequest, ReturnSeatsRequest};
+use proto::outerpark::reservation::v1 as api;
+
+use crate::domain::{Refusal, Reservation};
+use crate::store;
+
+/// The steps of reserving seats.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    musical: MusicalServiceClient<Channel>,
+    give_back: MusicalServiceClient<Channel>,
+    edge: Channel,
+    hold: Duration,
+}
+
+impl Reserve {
+    /// Takes seats over `edge`, gives them back over `give_back`; they are held for so long.
+    pub(crate) fn new(
+        edge: Channel,
+        give_back: MusicalServiceClient<Channel>,
+        hold: Duration,
+    ) -> Self {
+        Self { musical: MusicalServiceClient::new(edge.clone()), give_back, edge, hold }
+    }
+}
+
+impl CallThenRegister for Reserve {
+    const COMMAND: &'static str = "Reserve";
+    type Order = api::Reservation;
+    type Answer = api::ReserveResponse;
+
+    fn name(order: &api::Reservation) -> &str {
+        &order.name
+    }
+
+    async fn call(&self, order: api::Reservation) -> Result<()> {
+        let request = ReserveSeatsRequest {
+            request_id: request_id_of(&order.name),
+            reservation: order.name,
+            musical: order.musical.clone(),
+            seats: order.seats,
+        };
+        let Err(error) = self.musical.clone().reserve_seats(request).await.map_err(Error::from)
+        else {
+            return Ok(());
+        };
+        let musical = order.musical.parse().map_err(Error::internal)?;
+        match error.reason().as_deref() {
+            Some("NOT_ENOUGH_SEATS") => Err(Refusal::NotEnoughSeats(musical).into()),
+            Some("NOT_ON_SALE" | "MUSICAL_WITHDRAWN") => Err(Refusal::NotOnSale(musical).into()),
+            _ => Err(error),
+        }
+    }
+
+    async fn undo(&self, order: api::Reservation) -> Result<()> {
+        self.give_back.clone().return_seats(give_back(&order.name)).await?;
+        Ok(())
+    }
+
+    fn fallback(&self) -> Error {
+        self.edge.fallback()
+    }
+
+    fn register(&self, tx: &mut Tx<'_>, order: api::Reservation) -> Result<api::ReserveResponse> {
+        let performance =
+            store::performance(tx, order.musical.parse().map_err(Error::internal)?)?.time;
+        let mut reservation = Reservation::registered(order, performance)?;
+        reservation.hold(self.hold, tx.now());
+        reservation.revision =
+            tx.publish(reservation.id, reservation.id, &api::Reserved::from(&reservation))?;
+        store::add(tx, &reservation)?;
+        Ok(api::ReserveResponse { reservation: Some((&reservation).into()) })
+    }
+}
+
+/// Gives back whatever seats a reservation has.
+pub(crate) fn give_back(reservation: &str) -> ReturnSeatsRequest {
+    ReturnSeatsRequest {
+        request_id: request_id_of(reservation),
+        reservation: reservation.to_owned(),
+    }
+}
