@@ -1,0 +1,51 @@
+//! Turnstile: booking and purchase systems on one gRPC mesh, in one program.
+
+mod cli;
+mod client;
+mod demo;
+mod operate;
+mod settings;
+mod system;
+mod up;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+
+/// What a command ends with: nothing more to say, or why it failed.
+type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let begun = Instant::now();
+    match run(Cli::parse(), begun).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match error.downcast_ref::<tonic::Status>() {
+                Some(status) => {
+                    eprintln!("turnstile: refused: {} ({:?})", status.message(), status.code())
+                }
+                None => eprintln!("turnstile: {error}"),
+            }
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprintln!("  because {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli, begun: Instant) -> Outcome {
+    match cli.command() {
+        Command::Up(options) => up::up(settings::read(&cli, Some(&options))?, begun).await,
+        Command::Demo(options) => demo::play(&cli, options).await,
+        Command::Events(options) => operate::events(options).await,
+        Command::Intents(options) => operate::intents(options).await,
+        Command::CheckConfig => settings::show(&cli),
+    }
+}

@@ -1,0 +1,102 @@
+//! What an operator looks at and puts right in a running system.
+
+use proto::mesh::v1 as api;
+use proto::mesh::v1::operations_service_client::OperationsServiceClient;
+
+use crate::Outcome;
+use crate::cli::{EventsAction, EventsOptions, OperateOptions};
+use crate::client::{self, Failure, SignedIn};
+use crate::settings::out;
+
+async fn operations(at: &OperateOptions) -> Result<OperationsServiceClient<SignedIn>, Failure> {
+    let channel = client::connect(&at.target).await?;
+    let (_, admin) = client::sign_in(&channel, &at.admin, &client::admin_password()?).await?;
+    Ok(OperationsServiceClient::new(admin))
+}
+
+/// `turnstile events parked`, `turnstile events replay`.
+pub(crate) async fn events(options: EventsOptions) -> Outcome {
+    let mut operations = operations(&options.at).await?;
+    match options.action {
+        EventsAction::Parked => parked(&mut operations, options.at.context).await,
+        EventsAction::Replay { policy, subject } => {
+            let request = api::ReplayParkedEventsRequest {
+                request_id: client::request_id(),
+                policy,
+                subject,
+            };
+            let answer = operations.replay_parked_events(request).await?.into_inner();
+            out(format_args!(
+                "{} replayed, {} still parked",
+                answer.replayed_count, answer.parked_count
+            ));
+            if answer.parked_count > 0 { Err("some events failed again".into()) } else { Ok(()) }
+        }
+    }
+}
+
+async fn parked(operations: &mut OperationsServiceClient<SignedIn>, context: String) -> Outcome {
+    let mut request =
+        api::ListParkedEventsRequest { context, page_size: 0, page_token: String::new() };
+    let mut count = 0;
+    loop {
+        let page = operations.list_parked_events(request.clone()).await?.into_inner();
+        for parked in page.parked_events {
+            let event = parked.event.unwrap_or_default();
+            let failure =
+                if parked.failure.is_empty() { "waits behind another" } else { &parked.failure };
+            count += 1;
+            out(format_args!(
+                "{}\n  {} {}@{} (event {})\n  {} tries: {failure}",
+                parked.policy,
+                event.r#type,
+                event.subject,
+                event.sequence,
+                event.event_id,
+                parked.attempts
+            ));
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    if count == 0 {
+        out(format_args!("no event is parked"));
+    }
+    Ok(())
+}
+
+/// `turnstile intents`.
+pub(crate) async fn intents(options: OperateOptions) -> Outcome {
+    let mut operations = operations(&options).await?;
+    let mut request = api::ListIntentsRequest {
+        context: options.context,
+        page_size: 0,
+        page_token: String::new(),
+    };
+    let mut count = 0;
+    loop {
+        let page = operations.list_intents(request.clone()).await?.into_inner();
+        for intent in page.intents {
+            let failure = if intent.last_failure.is_empty() { "" } else { ": " };
+            count += 1;
+            out(format_args!(
+                "{} {} {:?}, {} undo attempts{failure}{}",
+                intent.command,
+                intent.name,
+                intent.state(),
+                intent.undo_attempts,
+                intent.last_failure
+            ));
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    if count == 0 {
+        out(format_args!("no order is left between two states"));
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Every setting of the program, read once: default, then file, then environment, then flag.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh::client::{BreakerSettings, EdgeSettings};
+use mesh::config::Settings;
+
+use crate::Outcome;
+use crate::cli::{Cli, UpOptions};
+use crate::system::EDGES;
+
+/// What the program was told.
+pub(crate) struct Config {
+    /// Where the data is.
+    pub(crate) data: PathBuf,
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// Whether to begin without a catalogue.
+    pub(crate) empty: bool,
+    /// What to log.
+    pub(crate) log: String,
+    /// Whether clients may ask which services there are.
+    pub(crate) reflection: bool,
+    /// How old an order that waits for a callee must be to be taken for a dead one.
+    pub(crate) sweep_after: Duration,
+    /// The synchronous edges, by name.
+    pub(crate) edges: HashMap<String, EdgeSettings>,
+    /// Accounts and tokens.
+    pub(crate) identity: identity::Settings,
+    /// The payment provider.
+    pub(crate) payment: payment::Settings,
+    /// Mail and webhooks.
+    pub(crate) notice: notice::Settings,
+    /// The seats' side, when it is to be slow.
+    pub(crate) musical: outerpark_musical::Settings,
+    /// Holds and fees.
+    pub(crate) reservation: outerpark_reservation::Settings,
+}
+
+type Read = (Config, Settings);
+
+/// Reads the settings; everything that is wrong is reported at once.
+pub(crate) fn read(
+    cli: &Cli,
+    flags: Option<&UpOptions>,
+) -> Result<Config, Box<dyn std::error::Error + Send + Sync>> {
+    let (config, settings) = read_all(cli, flags)?;
+    settings.finish()?;
+    Ok(config)
+}
+
+/// Shows every setting, its value, and who gave it.
+pub(crate) fn show(cli: &Cli) -> Outcome {
+    let (_, settings) = read_all(cli, None)?;
+    let settings = settings.finish()?;
+    let width = settings.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+    for (name, value, by) in settings {
+        out(format_args!("{name:width$}  {value}  ({by})"));
+    }
+    Ok(())
+}
+
+/// Standard output is for what was asked for; a reader that went away is no error.
+pub(crate) fn out(line: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn read_all(
+    cli: &Cli,
+    flags: Option<&UpOptions>,
+) -> Result<Read, Box<dyn std::error::Error + Send + Sync>> {
+    let here = PathBuf::from("turnstile.toml");
+    let file = cli.config.clone().or_else(|| here.exists().then_some(here));
+    let text = match &file {
+        Some(file) => {
+            std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?
+        }
+        None => String::new(),
+    };
+    // Read by the command line itself, and not settings of a context.
+    let of_the_command_line = ["TURNSTILE_CONFIG", "TURNSTILE_TARGET"];
+    let environment =
+        std::env::vars().filter(|(name, _)| !of_the_command_line.contains(&name.as_str()));
+    let flags = flags.cloned().unwrap_or_default();
+    let mut settings = Settings::default()
+        .environment(environment)
+        .file(&text)
+        .flag("TURNSTILE_DATA", flags.data.as_ref().map(|data| data.display()))
+        .flag("TURNSTILE_LISTEN", flags.listen)
+        .flag("TURNSTILE_EMPTY", flags.empty.then_some(true));
+    let config = Config {
+        data: settings.read("TURNSTILE_DATA", "./data".to_owned()).into(),
+        listen: settings.read("TURNSTILE_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8088))),
+        empty: settings.read("TURNSTILE_EMPTY", false),
+        log: settings.read("TURNSTILE_LOG", "info".to_owned()),
+        reflection: settings.read("TURNSTILE_REFLECTION", true),
+        sweep_after: Duration::from_secs(settings.read("TURNSTILE_SAGA_SWEEP_AFTER_SECONDS", 30)),
+        edges: EDGES.iter().map(|name| ((*name).to_owned(), edge(&mut settings, name))).collect(),
+        identity: identity::Settings::read(&mut settings),
+        payment: payment::Settings::read(&mut settings),
+        notice: notice::Settings::read(&mut settings),
+        musical: outerpark_musical::Settings::read(&mut settings),
+        reservation: outerpark_reservation::Settings::read(&mut settings),
+    };
+    Ok((config, settings))
+}
+
+/// `TURNSTILE_EDGE_HOMEMOVIE_APP_PAYMENT_TIMEOUT_MS` and so on (rule G-9).
+fn edge(settings: &mut Settings, name: &str) -> EdgeSettings {
+    let prefix =
+        format!("TURNSTILE_EDGE_{}", name.replace("->", "_").replace('.', "_").to_uppercase());
+    let EdgeSettings { timeout, bulkhead, breaker } = EdgeSettings::default();
+    let mut millis = |what: &str, default: Duration| {
+        let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(settings.read(&format!("{prefix}_{what}_MS"), default))
+    };
+    let timeout = millis("TIMEOUT", timeout);
+    let (window, open) =
+        (millis("BREAKER_WINDOW", breaker.window), millis("BREAKER_OPEN", breaker.open));
+    EdgeSettings {
+        timeout,
+        bulkhead: settings.read(&format!("{prefix}_BULKHEAD"), bulkhead),
+        breaker: BreakerSettings {
+            failure_percent: settings
+                .read(&format!("{prefix}_BREAKER_FAILURE_PERCENT"), breaker.failure_percent),
+            min_calls: settings.read(&format!("{prefix}_BREAKER_MIN_CALLS"), breaker.min_calls),
+            window,
+            open,
+        },
+    }
+}
+
+impl Config {
+    /// As the mesh wants it.
+    pub(crate) fn options(&self) -> mesh::Options {
+        let edges = self.edges.clone();
+        mesh::Options {
+            reflection: self.reflection,
+            sweep_after: self.sweep_after,
+            edges: Arc::new(move |name| edges.get(name).copied().unwrap_or_default()),
+            ..mesh::Options::new(&self.data)
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The program as a process, and a client of it.
+#![allow(dead_code, unreachable_pub, reason = "each test uses its own part")]
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use proto::identity::v1::identity_service_client::IdentityServiceClient;
+use proto::identity::v1::{SignInRequest, SignUpRequest};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
+use tonic::Request;
+use tonic::transport::Channel;
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PASSWORD: &str = "a password for tests";
+
+pub fn turnstile() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_turnstile"));
+    command.env_clear().env("TURNSTILE_ADMIN_PASSWORD", PASSWORD).kill_on_drop(true);
+    command
+}
+
+pub async fn run(command: &mut Command) -> Output {
+    timeout(PATIENCE, command.output()).await.expect("it ends").expect("it runs")
+}
+
+/// A running system.
+pub struct Up {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+    pub address: String,
+}
+
+impl Up {
+    pub async fn start(data: &Path) -> Self {
+        Self::start_with(data, &[]).await
+    }
+
+    /// With these settings in its environment.
+    pub async fn start_with(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = turnstile();
+        command.envs(settings.iter().copied());
+        command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(data).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("standard error")).lines();
+        let address = timeout(PATIENCE, async {
+            let mut said = String::new();
+            loop {
+                let line = lines.next_line().await.expect("a line");
+                let line = line.unwrap_or_else(|| panic!("it ended before it was ready: {said}"));
+                said.push_str(&line);
+                if let Some((_, address)) = line.split_once(" ms on ") {
+                    break address.to_owned();
+                }
+            }
+        });
+        let address = address.await.expect("it is ready in time");
+        Self { child, lines, address }
+    }
+
+    pub async fn connect(&self) -> Channel {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.address));
+        endpoint.expect("an address").connect().await.expect("a connection")
+    }
+
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("kill -9");
+    }
+
+    /// SIGTERM, then what it said and how it ended.
+    pub async fn terminate(mut self) -> (Option<i32>, String) {
+        let pid = self.child.id().expect("a process").to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill").success());
+        let status =
+            timeout(Duration::from_secs(30), self.child.wait()).await.expect("it ends in time");
+        let mut said = String::new();
+        while let Ok(Some(line)) = self.lines.next_line().await {
+            said.push_str(&line);
+            said.push('\n');
+        }
+        (status.expect("a status").code(), said)
+    }
+}
+
+pub fn with_token<T>(token: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert("authorization", format!("Bearer {token}").parse().expect("a token"));
+    request
+}
+
+pub async fn sign_in(channel: &Channel, email: &str, password: &str) -> String {
+    let request = SignInRequest { email: email.to_owned(), password: password.to_owned() };
+    let answer =
+        IdentityServiceClient::new(channel.clone()).sign_in(request).await.expect("signed in");
+    answer.into_inner().tokens.expect("tokens").access_token
+}
+
+pub async fn customer(channel: &Channel, email: &str) -> String {
+    let password = "12345678".to_owned();
+    let request = SignUpRequest { email: email.to_owned(), password, ..SignUpRequest::default() };
+    IdentityServiceClient::new(channel.clone()).sign_up(request).await.expect("signed up");
+    sign_in(channel, email, "12345678").await
+}
