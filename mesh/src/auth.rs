@@ -25,6 +25,8 @@ const REREAD: Duration = Duration::from_secs(30);
 const REREAD_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// A longer token is not one of ours.
 const LONGEST_TOKEN: usize = 8 * 1024;
+/// How many good tokens are known at once.
+const KNOWN_TOKENS: usize = 16 * 1024;
 /// How long a context's token is good for.
 const SERVICE_TOKEN_LIFE: Duration = Duration::from_secs(60);
 /// `iss` of the tokens of contexts.
@@ -74,6 +76,7 @@ pub(crate) struct Verifier {
     source: Mutex<Option<KeySource>>,
     cache: Option<PathBuf>,
     keys: RwLock<HashMap<String, DecodingKey>>,
+    good: GoodTokens,
     last_read: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -91,6 +94,7 @@ impl Verifier {
             source: Mutex::new(None),
             cache,
             keys: RwLock::default(),
+            good: GoodTokens::default(),
             last_read: tokio::sync::Mutex::new(None),
         };
         if let Some(kept) =
@@ -108,9 +112,13 @@ impl Verifier {
 
     /// What a good token says. Every bad one is [`Error::Unauthenticated`]; [`Error::Unavailable`] only where it names
     /// a key that could not be looked up.
-    pub(crate) async fn verify(&self, token: &str) -> Result<AccessClaims> {
+    pub(crate) async fn verify(&self, token: &str) -> Result<Arc<AccessClaims>> {
         if token.len() > LONGEST_TOKEN {
             return Err(Error::Unauthenticated);
+        }
+        let known = GoodTokens::key(token);
+        if let Some(claims) = self.good.find(&known, seconds(SystemTime::now())) {
+            return Ok(claims);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| Error::Unauthenticated)?;
         let kid = header.kid.filter(|kid| kid.len() <= 100).ok_or(Error::Unauthenticated)?;
@@ -129,7 +137,13 @@ impl Verifier {
         rules.validate_nbf = true;
         rules.leeway = LEEWAY.as_secs();
         let token = jsonwebtoken::decode::<AccessClaims>(token, &key, &rules);
-        token.map(|token| token.claims).map_err(|_| Error::Unauthenticated)
+        let claims = Arc::new(token.map_err(|_| Error::Unauthenticated)?.claims);
+        // One whose key was taken away meanwhile must not stay known: keys are changed when nobody holds them.
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        if keys.contains_key(&kid) {
+            self.good.keep(known, claims.clone());
+        }
+        Ok(claims)
     }
 
     fn key(&self, kid: &str) -> Option<DecodingKey> {
@@ -170,9 +184,50 @@ impl Verifier {
                 keys.insert(kid, DecodingKey::from_jwk(&jwk).map_err(Error::internal)?);
             }
         }
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        let mut held = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        *held = keys;
+        self.good.forget();
         Ok(())
     }
+}
+
+/// Tokens that were found good, so that a signature is checked once and not with every call. Known by their digest: the
+/// tokens themselves are kept nowhere.
+#[derive(Default)]
+struct GoodTokens(RwLock<HashMap<[u8; 32], Arc<AccessClaims>>>);
+
+impl GoodTokens {
+    fn key(token: &str) -> [u8; 32] {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+        let mut key = [0; 32];
+        key.copy_from_slice(digest.as_ref());
+        key
+    }
+
+    /// What a known token says, as long as it is good.
+    fn find(&self, key: &[u8; 32], now: u64) -> Option<Arc<AccessClaims>> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(key).filter(|claims| is_live(claims, now)).cloned()
+    }
+
+    fn keep(&self, key: [u8; 32], claims: Arc<AccessClaims>) {
+        let now = seconds(SystemTime::now());
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_TOKENS {
+            known.retain(|_, claims| is_live(claims, now));
+        }
+        if known.len() < KNOWN_TOKENS {
+            known.insert(key, claims);
+        }
+    }
+
+    fn forget(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+fn is_live(claims: &AccessClaims, now: u64) -> bool {
+    now < claims.exp.saturating_add(LEEWAY.as_secs())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -254,6 +309,26 @@ mod tests {
         assert_eq!(key.verify(&token, "payment").unwrap(), "homemovie.app");
         assert!(key.verify(&token, "identity").is_err());
         assert!(MeshKey::new(&random_text()).unwrap().verify(&token, "payment").is_err());
+    }
+
+    #[test]
+    fn a_known_token_is_good_until_it_ends_or_its_keys_change() {
+        let claims = AccessClaims {
+            iss: "turnstile".to_owned(),
+            aud: "turnstile".to_owned(),
+            sub: "accounts/1".to_owned(),
+            roles: BTreeSet::new(),
+            iat: 0,
+            nbf: 0,
+            exp: seconds(SystemTime::now()) + 60,
+        };
+        let (good, key, end) = (GoodTokens::default(), GoodTokens::key("token"), claims.exp);
+        good.keep(key, Arc::new(claims));
+        assert!(good.find(&key, end).is_some(), "clocks may differ a little");
+        assert!(good.find(&key, end + LEEWAY.as_secs()).is_none());
+        assert!(good.find(&GoodTokens::key("tokem"), end).is_none());
+        good.forget();
+        assert!(good.find(&key, end).is_none());
     }
 
     #[test]

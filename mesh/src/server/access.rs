@@ -89,6 +89,6 @@ impl Access {
         }
         let claims = self.verifier.verify(token.trim()).await?;
         let id = claims.sub.parse().map_err(|_| Error::Unauthenticated)?;
-        Ok(Account { id, roles: claims.roles })
+        Ok(Account { id, roles: claims.roles.clone() })
     }
 }
