@@ -118,9 +118,7 @@ fn stream(
             let head = *heads.borrow_and_update();
             if seen < head {
                 let upto = head.min(seen + STRETCH);
-                let (from, context, filter) = (seen, source.clone(), wanted.clone());
-                let read = store.read(move |conn| Ok(stretch(conn, &context, from, upto, &filter)?)).await;
-                match read {
+                match read(&store, seen, upto, &wanted).await {
                     Ok(events) => {
                         seen = upto;
                         if !events.is_empty() {
@@ -160,4 +158,13 @@ fn stream(
             }
         }
     }
+}
+
+/// The events wanted of a stretch: from memory where it was just committed.
+async fn read(store: &Store, after: i64, upto: i64, wanted: &Wanted) -> Result<Vec<api::Event>> {
+    if let Some(recent) = store.recent(after, upto) {
+        return Ok(wanted.among(&recent));
+    }
+    let (source, wanted) = (store.context().to_owned(), wanted.clone());
+    store.read(move |conn| Ok(stretch(conn, &source, after, upto, &wanted)?)).await
 }

@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
@@ -99,10 +100,12 @@ fn states<W: Watched>(
                 return;
             }
         }
+        // How far the log was read, once it was read at all.
+        let mut read = None;
         loop {
-            heads.borrow_and_update();
-            let (name, source, after) = (subject.clone(), store.context().to_owned(), i64::try_from(seen).unwrap_or(0));
-            let news = store.read(move |conn| Ok(by_subject(conn, &source, &name, after)?)).await?;
+            let head = *heads.borrow_and_update();
+            let news = news(&store, &subject, seen, read, head).await?;
+            read = Some(head);
             for event in news {
                 state.take(&event)?;
                 seen = event.sequence;
@@ -118,6 +121,25 @@ fn states<W: Watched>(
             }
         }
     }
+}
+
+/// What happened to `subject` behind the version `seen`. Where the log was read up to a position before, what came since
+/// is mostly still in memory.
+async fn news(
+    store: &Store,
+    subject: &str,
+    seen: u64,
+    read: Option<i64>,
+    head: i64,
+) -> Result<Vec<Arc<api::Event>>> {
+    if let Some(recent) = read.and_then(|read| store.recent(read, head)) {
+        let is_news = |event: &Arc<api::Event>| event.subject == subject && event.sequence > seen;
+        return Ok(recent.into_iter().filter(is_news).collect());
+    }
+    let (subject, source) = (subject.to_owned(), store.context().to_owned());
+    let seen = i64::try_from(seen).unwrap_or(i64::MAX);
+    let events = store.read(move |conn| Ok(by_subject(conn, &source, &subject, seen)?)).await?;
+    Ok(events.into_iter().map(Arc::new).collect())
 }
 
 /// Follows a quantity, as `look` finds it: its value at once, then the latest one when it changed.
@@ -202,7 +224,6 @@ pub fn ending() -> Error {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicI32, Ordering};
 
     use futures::StreamExt as _;

@@ -1,5 +1,7 @@
 //! Reading a context's own log.
 
+use std::sync::Arc;
+
 use diesel::prelude::*;
 use proto::mesh::v1 as api;
 
@@ -61,7 +63,9 @@ pub(crate) fn stretch(
         .order(mesh_event::position)
         .select(Row::as_select())
         .load(conn)?;
-    Ok(rows.into_iter().filter(|row| wanted.has(row)).map(|row| row.of(source)).collect())
+    let wanted =
+        rows.into_iter().filter(|row| wanted.has(&row.type_, row.partition.unsigned_abs()));
+    Ok(wanted.map(|row| row.of(source)).collect())
 }
 
 /// The events of one subject behind a sequence, in order.
@@ -88,9 +92,14 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    fn has(&self, row: &Row) -> bool {
-        (self.types.is_empty() || self.types.contains(&row.type_))
-            && (self.partitions.is_empty()
-                || self.partitions.contains(&row.partition.unsigned_abs()))
+    /// Those among what a log has in memory that are wanted.
+    pub(crate) fn among(&self, recent: &[Arc<api::Event>]) -> Vec<api::Event> {
+        let wanted = recent.iter().filter(|event| self.has(&event.r#type, event.partition));
+        wanted.map(|event| api::Event::clone(event)).collect()
+    }
+
+    fn has(&self, kind: &str, partition: u32) -> bool {
+        (self.types.is_empty() || self.types.iter().any(|wanted| wanted == kind))
+            && (self.partitions.is_empty() || self.partitions.contains(&partition))
     }
 }

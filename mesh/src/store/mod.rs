@@ -8,6 +8,7 @@ mod once;
 mod open;
 mod page;
 pub(crate) mod schema;
+mod tail;
 mod tx;
 mod writer;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use diesel::r2d2::{ConnectionManager, Pool};
 use diesel_migrations::EmbeddedMigrations;
+use proto::mesh::v1 as api;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 
@@ -104,6 +106,12 @@ impl Store {
     /// The last committed position of the log, and every change of it.
     pub fn head(&self) -> watch::Receiver<i64> {
         self.inner.writer.head()
+    }
+
+    /// The events of the positions `after + 1` to `upto`, if they were committed so short a time ago that they are still
+    /// in memory.
+    pub(crate) fn recent(&self, after: i64, upto: i64) -> Option<Vec<Arc<api::Event>>> {
+        self.inner.writer.tail().stretch(after, upto)
     }
 
     /// Changes with every commit, of whatever.

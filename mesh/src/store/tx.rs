@@ -2,17 +2,20 @@
 
 use std::fmt::Display;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use diesel::dsl::max;
 use diesel::prelude::*;
 use prost::{Message, Name};
+use proto::mesh::v1 as api;
 use uuid::Uuid;
 
 use super::Conn;
 use super::schema::mesh_event;
 use crate::cause::Cause;
 use crate::error::{Error, Result};
+use crate::events::timestamp;
 use crate::time::{micros, time_of};
 use crate::{contract, partition};
 
@@ -21,6 +24,8 @@ pub struct Tx<'a> {
     pub(super) conn: &'a mut Conn,
     pub(super) context: &'a str,
     pub(super) head: &'a mut i64,
+    /// What was published, for those who follow the log once it is committed.
+    pub(super) published: &'a mut Vec<Arc<api::Event>>,
     pub(super) cause: Cause,
     pub(super) now: i64,
     /// Which generation of a view is written (see [`crate::events`]); 0 outside of a view's policies.
@@ -85,22 +90,39 @@ impl Tx<'_> {
             .first(self.conn)?;
         let sequence = last.unwrap_or(0) + 1;
         let position = *self.head + 1;
+        let time = micros(SystemTime::now());
+        let partition = partition::partition_of(&subject);
+        let event = api::Event {
+            event_id: Uuid::now_v7().to_string(),
+            r#type: kind,
+            source: self.context.to_owned(),
+            subject,
+            sequence: sequence.unsigned_abs(),
+            time: Some(timestamp(time)),
+            correlation_id: correlation.to_string(),
+            causation_id: self.cause.id.clone(),
+            traceparent: self.cause.traceparent.clone(),
+            data: fact.encode_to_vec(),
+            position: position.unsigned_abs(),
+            partition: partition.unsigned_abs(),
+        };
         diesel::insert_into(mesh_event::table)
             .values((
                 mesh_event::position.eq(position),
-                mesh_event::event_id.eq(Uuid::now_v7().to_string()),
-                mesh_event::type_.eq(kind),
+                mesh_event::event_id.eq(&event.event_id),
+                mesh_event::type_.eq(&event.r#type),
                 mesh_event::sequence.eq(sequence),
-                mesh_event::time.eq(micros(SystemTime::now())),
-                mesh_event::correlation_id.eq(correlation.to_string()),
-                mesh_event::causation_id.eq(&self.cause.id),
-                mesh_event::traceparent.eq(&self.cause.traceparent),
-                mesh_event::partition.eq(partition::partition_of(&subject)),
-                mesh_event::subject.eq(subject),
-                mesh_event::data.eq(fact.encode_to_vec()),
+                mesh_event::time.eq(time),
+                mesh_event::correlation_id.eq(&event.correlation_id),
+                mesh_event::causation_id.eq(&event.causation_id),
+                mesh_event::traceparent.eq(&event.traceparent),
+                mesh_event::partition.eq(partition),
+                mesh_event::subject.eq(&event.subject),
+                mesh_event::data.eq(&event.data),
             ))
             .execute(self.conn)?;
         *self.head = position;
+        self.published.push(Arc::new(event));
         Ok(sequence)
     }
 

@@ -14,10 +14,12 @@ use diesel::connection::{
     TransactionManagerStatus,
 };
 use diesel::prelude::*;
+use proto::mesh::v1 as api;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::schema::mesh_event_head;
+use super::tail::Tail;
 use super::{Conn, Tx};
 use crate::cause::Cause;
 use crate::error::{Error, Result};
@@ -34,6 +36,7 @@ pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
     head: watch::Receiver<i64>,
     commits: watch::Receiver<u64>,
+    tail: Tail,
 }
 
 enum Message {
@@ -107,10 +110,13 @@ impl Writer {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (head_sender, head_receiver) = watch::channel(head);
         let (commit_sender, commits) = watch::channel(0);
+        let tail = Tail::default();
         let lane = Lane {
             context: context.clone(),
             conn,
             head,
+            published: Vec::new(),
+            tail: tail.clone(),
             head_sender,
             commits: commit_sender,
             _lock: lock,
@@ -121,11 +127,15 @@ impl Writer {
             .name(name)
             .spawn(move || lane.work(jobs))
             .expect("a thread for the writer");
-        Self { context, queue, head: head_receiver, commits }
+        Self { context, queue, head: head_receiver, commits, tail }
     }
 
     pub(super) fn head(&self) -> watch::Receiver<i64> {
         self.head.clone()
+    }
+
+    pub(super) fn tail(&self) -> &Tail {
+        &self.tail
     }
 
     pub(super) fn commits(&self) -> watch::Receiver<u64> {
@@ -182,6 +192,9 @@ struct Lane {
     context: Arc<str>,
     conn: Conn,
     head: i64,
+    /// What the transaction has added to the log.
+    published: Vec<Arc<api::Event>>,
+    tail: Tail,
     head_sender: watch::Sender<i64>,
     commits: watch::Sender<u64>,
     _lock: File,
@@ -230,6 +243,7 @@ impl Lane {
             return None;
         }
         let head_before = self.head;
+        self.published.clear();
         let begun = Instant::now();
         let mut kept = Vec::new();
         let mut stop = None;
@@ -276,12 +290,14 @@ impl Lane {
             job.answer(Err(Error::DeadlineExceeded));
             return Ok(());
         }
-        let head_before = self.head;
-        let (context, head) = (&*self.context, &mut self.head);
+        let (head_before, published_before) = (self.head, self.published.len());
+        let (context, head, published) = (&*self.context, &mut self.head, &mut self.published);
         let now = micros(SystemTime::now());
         let cause = job.cause();
         let outcome = self.conn.transaction(|conn| {
-            if !job.run(&mut Tx { conn: &mut *conn, context, head, cause, now, generation: 0 }) {
+            let mut tx =
+                Tx { conn: &mut *conn, context, head, published, cause, now, generation: 0 };
+            if !job.run(&mut tx) {
                 leave_nested(conn)?;
                 return Err(Undone::ByItself);
             }
@@ -299,6 +315,7 @@ impl Lane {
             Err(Undone::ByDatabase(error)) => (Err(Error::unavailable(&self.context)), Err(error)),
         };
         self.head = head_before;
+        self.published.truncate(published_before);
         job.answer(fate);
         lost
     }
@@ -320,6 +337,8 @@ impl Lane {
         match &mut self.conn {
             Conn::Sqlite(sqlite) => AnsiTransactionManager::commit_transaction(sqlite)?,
         }
+        // Before anybody hears of it.
+        self.tail.extend(self.published.drain(..));
         self.head_sender.send_if_modified(|head| std::mem::replace(head, self.head) != self.head);
         self.commits.send_modify(|count| *count += 1);
         Ok(())
