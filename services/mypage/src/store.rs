@@ -29,7 +29,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    my_progress (generation, event_id) {
+    my_progress (generation, order_name, event_id) {
         generation -> Integer,
         order_name -> Text,
         event_id -> Text,
@@ -166,7 +166,8 @@ pub(crate) fn apply<M>(
 
 /// Writes an event down in an order's history; says whether it was not there yet.
 fn note<M>(conn: &mut Conn, generation: i32, order: &str, event: &Event<M>) -> Result<bool> {
-    let known = my_progress::table.find((generation, &event.id)).count().get_result::<i64>(conn)?;
+    let known =
+        my_progress::table.find((generation, order, &event.id)).count().get_result::<i64>(conn)?;
     if known > 0 {
         return Ok(false);
     }
@@ -186,8 +187,10 @@ fn note<M>(conn: &mut Conn, generation: i32, order: &str, event: &Event<M>) -> R
 
 /// The number of one change. Taken in the transaction of the change, so that numbers are seen in their order.
 fn next_change(conn: &mut Conn) -> QueryResult<i64> {
-    diesel::update(my_change::table).set(my_change::last.eq(my_change::last + 1)).execute(conn)?;
-    last_change(conn)
+    diesel::update(my_change::table)
+        .set(my_change::last.eq(my_change::last + 1))
+        .returning(my_change::last)
+        .get_result(conn)
 }
 
 fn last_change(conn: &mut Conn) -> QueryResult<i64> {
@@ -202,15 +205,16 @@ pub(crate) fn discard(tx: &mut Tx<'_>, generation: i32) -> Result<usize> {
     let oldest: Option<i32> =
         my_progress::table.select(min(my_progress::generation)).first(&mut **tx)?;
     if let Some(oldest) = oldest.filter(|oldest| *oldest <= generation) {
-        let events: Vec<String> = my_progress::table
+        let mut orders: Vec<String> = my_progress::table
             .filter(my_progress::generation.eq(oldest))
-            .select(my_progress::event_id)
+            .order(my_progress::order_name)
+            .select(my_progress::order_name)
             .limit(DISCARDED)
             .load(&mut **tx)?;
+        orders.dedup();
         let old = my_progress::table.filter(my_progress::generation.eq(oldest));
-        return Ok(
-            diesel::delete(old.filter(my_progress::event_id.eq_any(events))).execute(&mut **tx)?
-        );
+        return Ok(diesel::delete(old.filter(my_progress::order_name.eq_any(orders)))
+            .execute(&mut **tx)?);
     }
     let oldest: Option<i32> = my_order::table.select(min(my_order::generation)).first(&mut **tx)?;
     let Some(oldest) = oldest.filter(|oldest| *oldest <= generation) else { return Ok(0) };

@@ -4,11 +4,11 @@
 CREATE TABLE mesh_meta (
   key   TEXT PRIMARY KEY NOT NULL,
   value TEXT NOT NULL
-);
+) WITHOUT ROWID;
 
 -- The log: append only, positions without a gap.
 CREATE TABLE mesh_event (
-  position       BIGINT PRIMARY KEY NOT NULL,
+  position       INTEGER PRIMARY KEY NOT NULL,
   event_id       TEXT NOT NULL,
   type           TEXT NOT NULL,
   subject        TEXT NOT NULL,
@@ -38,7 +38,7 @@ CREATE TABLE mesh_cursor (
   epoch     TEXT NOT NULL,
   position  BIGINT NOT NULL,
   PRIMARY KEY (policy, source, partition)
-);
+) WITHOUT ROWID;
 
 -- Events in trouble: how often each was tried, counted before the try so that a crash counts.
 CREATE TABLE mesh_attempt (
@@ -47,7 +47,7 @@ CREATE TABLE mesh_attempt (
   failures INTEGER NOT NULL,
   crashes  INTEGER NOT NULL,
   PRIMARY KEY (policy, event_id)
-);
+) WITHOUT ROWID;
 
 -- Events that a policy could not handle, and those of the same subject behind them.
 CREATE TABLE mesh_parked (
@@ -60,7 +60,7 @@ CREATE TABLE mesh_parked (
   attempts INTEGER NOT NULL,
   time     BIGINT NOT NULL,
   PRIMARY KEY (policy, event_id)
-);
+) WITHOUT ROWID;
 CREATE INDEX mesh_parked_subject ON mesh_parked (policy, subject, position);
 
 -- Commands carried out, with their answers.
@@ -72,7 +72,7 @@ CREATE TABLE mesh_request (
   answer     BLOB NOT NULL,
   time       BIGINT NOT NULL,
   PRIMARY KEY (caller, method, request_id)
-);
+) WITHOUT ROWID;
 CREATE INDEX mesh_request_time ON mesh_request (time);
 
 -- Orders that wait for a callee: hidden until they are registered. An intent that ended for a passing reason gives
@@ -90,7 +90,7 @@ CREATE TABLE mesh_intent (
   last_failure  TEXT NOT NULL,
   time          BIGINT NOT NULL,
   UNIQUE (caller, command, request_id)
-);
+) WITHOUT ROWID;
 -- Only what is not settled is ever looked for by its state.
 CREATE INDEX mesh_intent_open ON mesh_intent (time) WHERE state IN ('PENDING', 'VOIDING');
 

@@ -13,7 +13,7 @@ CREATE TABLE account (
   -- argon2id, a PHC string.
   password_hash TEXT NOT NULL,
   create_time   BIGINT NOT NULL
-);
+) WITHOUT ROWID;
 
 -- A token is never kept, only its SHA-256. Those of one sign-in are a family: they are revoked together, by removal.
 CREATE TABLE refresh_token (
@@ -23,6 +23,6 @@ CREATE TABLE refresh_token (
   expire_time BIGINT NOT NULL,
   -- When it was exchanged for the next pair.
   spend_time  BIGINT
-);
+) WITHOUT ROWID;
 CREATE INDEX refresh_token_by_sign_in ON refresh_token (sign_in);
 CREATE INDEX refresh_token_by_expire_time ON refresh_token (expire_time);

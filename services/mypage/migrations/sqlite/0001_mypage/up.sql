@@ -18,7 +18,7 @@ CREATE TABLE my_order (
   visible       BOOLEAN NOT NULL,
   change        BIGINT NOT NULL,
   PRIMARY KEY (generation, name)
-);
+) WITHOUT ROWID;
 CREATE INDEX my_order_newest ON my_order (generation, customer, create_time, name) WHERE visible;
 CREATE INDEX my_order_change ON my_order (generation, customer, change) WHERE visible;
 
@@ -32,9 +32,8 @@ CREATE TABLE my_progress (
   subject    TEXT NOT NULL,
   sequence   BIGINT NOT NULL,
   time       BIGINT NOT NULL,
-  PRIMARY KEY (generation, event_id)
-);
-CREATE INDEX my_progress_order ON my_progress (generation, order_name);
+  PRIMARY KEY (generation, order_name, event_id)
+) WITHOUT ROWID;
 CREATE INDEX my_progress_subject ON my_progress (generation, subject, sequence);
 
 -- The number of the last change of any row. It goes on over generations.

@@ -19,7 +19,7 @@ CREATE TABLE notice (
   -- Of those in the inbox: where it stands in what was told at all. 0: another medium.
   sequence          BIGINT NOT NULL,
   UNIQUE (order_name, kind, medium)
-);
+) WITHOUT ROWID;
 CREATE INDEX notice_recipient ON notice (recipient, name);
 CREATE INDEX notice_inbox ON notice (recipient, sequence) WHERE medium = 'INBOX';
 -- Only what is not settled is ever looked for by its time.

@@ -6,4 +6,4 @@ CREATE TABLE provider_charge (
   amount   BIGINT NOT NULL,
   refunded BIGINT NOT NULL,
   time     BIGINT NOT NULL
-);
+) WITHOUT ROWID;

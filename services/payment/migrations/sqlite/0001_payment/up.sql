@@ -14,7 +14,7 @@ CREATE TABLE payment (
   provider_reference TEXT NOT NULL,
   revision           BIGINT NOT NULL,
   create_time        BIGINT NOT NULL
-);
+) WITHOUT ROWID;
 CREATE INDEX payment_customer ON payment (customer, name);
 -- Only what is not settled is ever looked for by its state.
 CREATE INDEX payment_pending ON payment (create_time) WHERE state = 'PENDING';
@@ -27,5 +27,5 @@ CREATE TABLE payment_refund_due (
   cause    TEXT NOT NULL,
   attempts INTEGER NOT NULL,
   due_time BIGINT NOT NULL
-);
+) WITHOUT ROWID;
 CREATE INDEX payment_refund_due_time ON payment_refund_due (due_time);

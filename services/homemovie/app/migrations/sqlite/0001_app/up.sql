@@ -9,7 +9,7 @@ CREATE TABLE movie_application (
   state       TEXT NOT NULL,
   create_time BIGINT NOT NULL,
   revision    BIGINT NOT NULL
-);
+) WITHOUT ROWID;
 CREATE INDEX movie_application_customer ON movie_application (customer, name);
 
 -- What is known here of the catalogue: a copy, from events.
@@ -19,4 +19,4 @@ CREATE TABLE film (
   currency  TEXT NOT NULL,
   price     BIGINT NOT NULL,
   withdrawn BOOLEAN NOT NULL
-);
+) WITHOUT ROWID;

@@ -8,7 +8,7 @@ CREATE TABLE movie (
   state       TEXT NOT NULL,
   create_time BIGINT NOT NULL,
   revision    BIGINT NOT NULL
-);
+) WITHOUT ROWID;
 
 -- One purchased copy for each application; a cancel that came first leaves one, too.
 CREATE TABLE movie_purchase (
@@ -19,4 +19,4 @@ CREATE TABLE movie_purchase (
   state       TEXT NOT NULL,
   create_time BIGINT NOT NULL,
   revision    BIGINT NOT NULL
-);
+) WITHOUT ROWID;

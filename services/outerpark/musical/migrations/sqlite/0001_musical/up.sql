@@ -16,7 +16,7 @@ CREATE TABLE musical (
   state            TEXT NOT NULL,
   create_time      BIGINT NOT NULL,
   revision         BIGINT NOT NULL
-);
+) WITHOUT ROWID;
 
 -- One hold a reservation. One that never will take any seats is a tombstone: no musical, no seats, returned.
 CREATE TABLE seat_hold (
@@ -27,5 +27,5 @@ CREATE TABLE seat_hold (
   amount      BIGINT NOT NULL,
   left_free   INTEGER NOT NULL,
   returned    BOOLEAN NOT NULL
-);
+) WITHOUT ROWID;
 CREATE INDEX seat_hold_musical ON seat_hold (musical) WHERE NOT returned;

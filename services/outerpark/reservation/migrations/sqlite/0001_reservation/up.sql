@@ -14,7 +14,7 @@ CREATE TABLE reservation (
   hold_expires  BIGINT NOT NULL,
   create_time   BIGINT NOT NULL,
   revision      BIGINT NOT NULL
-);
+) WITHOUT ROWID;
 CREATE INDEX reservation_customer ON reservation (customer, name);
 -- What the clock looks for.
 CREATE INDEX reservation_hold ON reservation (hold_expires) WHERE state = 'SEATS_RESERVED';
@@ -27,4 +27,4 @@ CREATE TABLE performance (
   price       BIGINT NOT NULL,
   time        BIGINT NOT NULL,
   withdrawn   BOOLEAN NOT NULL
-);
+) WITHOUT ROWID;
