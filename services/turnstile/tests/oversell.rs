@@ -7,16 +7,14 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{PASSWORD, Up, customer, sign_in, with_token};
-use diesel::connection::SimpleConnection as _;
-use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use common::stores::Stores;
+use common::{Now, PASSWORD, Up, answer, customer, setting, sign_in, with_token};
 use futures::future::join_all;
 use futures::{StreamExt as _, stream};
 use mesh_testing::{eventually, request_id};
@@ -29,7 +27,6 @@ use proto::outerpark::reservation::v1::reservation_service_client::ReservationSe
 use proto::outerpark::reservation::v1::{CancelReservationRequest, ReserveRequest};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tonic::Code;
 use tonic::transport::Channel;
 
 const BUYERS: usize = 200;
@@ -54,15 +51,6 @@ struct Told {
     reserved: Mutex<BTreeSet<String>>,
     cancelled: Mutex<BTreeSet<String>>,
     refused: AtomicU64,
-}
-
-/// Where the system is at the moment: it moves with each kill.
-type Now = Arc<Mutex<Channel>>;
-
-fn setting(name: &str, default: u64) -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "a setting of this test alone")]
-    let text = std::env::var(name).ok();
-    text.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +137,7 @@ async fn no_seat_is_sold_twice_whatever_dies_when() {
 fn has_seen_everything(data: &Path) -> bool {
     let ends = "SELECT state AS name, count(*) AS number FROM r.reservation \
                 WHERE state IN ('PAYMENT_DECLINED', 'EXPIRED', 'CANCELLED') GROUP BY state";
-    rows(&open(data), ends).len() == 3
+    Stores::open(data).rows(ends).len() == 3
 }
 
 async fn register(channel: &Channel, admin: &str) -> String {
@@ -233,45 +221,14 @@ async fn cancel(now: &Now, token: &str, name: &str) -> Result<(), tonic::Status>
     cancelled.await.map(drop)
 }
 
-/// The same request until there is a definite answer: done, or refused.
-async fn answer<T, F, W>(now: &Now, send: F) -> Result<T, tonic::Status>
-where
-    F: Fn(Channel) -> W,
-    W: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-{
-    loop {
-        let channel = now.lock().expect("a lock").clone();
-        match send(channel).await {
-            Ok(answer) => return Ok(answer.into_inner()),
-            Err(status) if matches!(status.code(), Code::FailedPrecondition) => return Err(status),
-            Err(status) => {
-                let passing =
-                    [Code::Unavailable, Code::Aborted, Code::DeadlineExceeded, Code::Unknown];
-                let passing = passing.contains(&status.code()) || status.code() == Code::Cancelled;
-                // A new desk has not heard of the performance yet.
-                assert!(
-                    passing || status.code() == Code::NotFound,
-                    "an answer that nobody planned: {status}"
-                );
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    }
-}
-
 /// Looks at the seats all the time: free and taken are all there are, and none is missing.
 async fn watch(data: std::path::PathBuf, over: Arc<AtomicBool>) -> u64 {
     let mut looks = 0;
     while !over.load(Ordering::Relaxed) {
-        let seats = rows(&open(&data), &format!("SELECT '' AS name, {FREE_AND_HELD} AS number"));
-        assert_eq!(seats[0].number, i64::from(SEATS), "the seats do not add up");
-        let free =
-            rows(&open(&data), "SELECT '' AS name, min(reservable_seats) AS number FROM m.musical");
-        assert!(
-            (0..=i64::from(SEATS)).contains(&free[0].number),
-            "{} seats are free",
-            free[0].number
-        );
+        let stores = Stores::open(&data);
+        assert_eq!(stores.number(FREE_AND_HELD), i64::from(SEATS), "the seats do not add up");
+        let free = stores.number("SELECT min(reservable_seats) FROM m.musical");
+        assert!((0..=i64::from(SEATS)).contains(&free), "{free} seats are free");
         looks += 1;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -290,23 +247,21 @@ async fn settle(up: &Up, admin: &str, data: &Path) {
             policies.iter().all(|policy| policy.parked_count == 0),
             "events are parked: {policies:?}"
         );
-        let db = open(data);
-        let zero = |query: &str| {
-            rows(&db, &format!("SELECT '' AS name, ({query}) AS number"))[0].number == 0
-        };
+        let stores = Stores::open(data);
+        let zero = |query: &str| stores.number(query) == 0;
         let settled = policies.iter().all(|policy| policy.lag == 0)
             && zero("SELECT count(*) FROM r.mesh_intent WHERE state IN ('PENDING', 'VOIDING')")
             && zero("SELECT count(*) FROM r.reservation WHERE state = 'SEATS_RESERVED'")
             && zero("SELECT count(*) FROM p.payment WHERE state IN ('PENDING', 'REFUNDING')")
             && zero("SELECT count(*) FROM p.payment_refund_due")
-            && policies_have_read_all(&db);
+            && policies_have_read_all(&stores);
         settled.then_some(())
     })
     .await;
 }
 
 /// Every cursor is at the end of the log it reads.
-fn policies_have_read_all(db: &Db) -> bool {
+fn policies_have_read_all(stores: &Stores) -> bool {
     ["r", "y", "n", "p", "m"].iter().all(|reader| {
         let behind = [("outerpark.reservation", "r"), ("payment", "p"), ("outerpark.musical", "m"), ("notice", "n")]
             .iter()
@@ -317,7 +272,7 @@ fn policies_have_read_all(db: &Db) -> bool {
                      IN ({WANTED}))"
                 )
             })
-            .any(|query| !rows(db, &query).is_empty());
+            .any(|query| !stores.rows(&query).is_empty());
         !behind
     })
 }
@@ -339,42 +294,36 @@ struct Account {
 
 /// Everything has its reason, and everything that was promised is there.
 fn check(data: &Path, told: &Told) -> Account {
-    let db = open(data);
-    let names = |query: &str| -> BTreeSet<String> {
-        rows(&db, query).into_iter().map(|row| row.name).collect()
-    };
-    let amounts = |query: &str| -> BTreeMap<String, i64> {
-        rows(&db, query).into_iter().map(|row| (row.name, row.number)).collect()
-    };
-    let seats = rows(&db, &format!("SELECT '' AS name, {FREE_AND_HELD} AS number"));
-    assert_eq!(seats[0].number, i64::from(SEATS), "the seats add up");
+    let stores = Stores::open(data);
+    assert_eq!(stores.number(FREE_AND_HELD), i64::from(SEATS), "the seats add up");
 
     // Sold: one owner, its seats, its payment, and the provider's own log says the same.
-    let sold = amounts(
+    let sold = stores.amounts(
         "SELECT name, amount AS number FROM r.reservation WHERE state = 'PAYMENT_APPROVED'",
     );
-    let live = amounts(
+    let live = stores.amounts(
         "SELECT order_name AS name, amount AS number FROM p.payment WHERE state = 'APPROVED'",
     );
     assert_eq!(sold, live, "what is sold is paid, and what is paid is sold");
-    let held =
-        names("SELECT reservation AS name, seats AS number FROM m.seat_hold WHERE returned = 0");
+    let held = stores
+        .names("SELECT reservation AS name, seats AS number FROM m.seat_hold WHERE returned = 0");
     assert_eq!(
         held,
         sold.keys().cloned().collect(),
         "what is sold has seats, and nothing else has"
     );
-    let standing = amounts(
+    let standing = stores.amounts(
         "SELECT key AS name, amount - refunded AS number FROM c.provider_charge WHERE state = 'CHARGED' AND amount > refunded",
     );
-    let approved = amounts("SELECT name, amount AS number FROM p.payment WHERE state = 'APPROVED'");
+    let approved =
+        stores.amounts("SELECT name, amount AS number FROM p.payment WHERE state = 'APPROVED'");
     assert_eq!(standing, approved, "the provider has what we have");
 
     // Every refund has one cancel behind it.
-    let refunded = names(
+    let refunded = stores.names(
         "SELECT order_name AS name, refunded AS number FROM p.payment WHERE state = 'CANCELLED'",
     );
-    let given_up = names(
+    let given_up = stores.names(
         "SELECT name, 0 AS number FROM r.reservation WHERE state IN ('CANCELLED', 'EXPIRED')",
     );
     assert!(
@@ -387,16 +336,14 @@ fn check(data: &Path, told: &Told) -> Account {
             "SELECT correlation_id AS name, count(*) AS number FROM p.mesh_event WHERE type LIKE '%.{kind}' \
              GROUP BY correlation_id HAVING count(*) > 1"
         );
-        assert!(rows(&db, &twice).is_empty(), "{kind} twice for one order");
+        assert!(stores.rows(&twice).is_empty(), "{kind} twice for one order");
     }
 
     // Every notice has one reason, and every reason its notice.
-    let notices = names(
+    let notices = stores.names(
         "SELECT order_name || ' ' || kind AS name, 0 AS number FROM n.notice WHERE medium = 'INBOX'",
     );
-    let count =
-        rows(&db, "SELECT '' AS name, count(*) AS number FROM n.notice WHERE medium = 'INBOX'")[0]
-            .number;
+    let count = stores.number("SELECT count(*) FROM n.notice WHERE medium = 'INBOX'");
     assert_eq!(i64::try_from(notices.len()).expect("few"), count, "no notice twice");
     for notice in &notices {
         let (order, kind) = notice.split_once(' ').expect("an order and a kind");
@@ -410,21 +357,22 @@ fn check(data: &Path, told: &Told) -> Account {
         let facts = format!(
             "SELECT type AS name, 0 AS number FROM r.mesh_event WHERE subject = '{order}' AND type LIKE '%.{reason}'"
         );
-        assert_eq!(rows(&db, &facts).len(), 1, "{notice}");
+        assert_eq!(stores.rows(&facts).len(), 1, "{notice}");
     }
     for name in sold.keys() {
         assert!(notices.contains(&format!("{name} confirmed")), "{name} was not told");
     }
 
     // What was answered is there.
-    let known = names("SELECT name, 0 AS number FROM r.reservation");
+    let known = stores.names("SELECT name, 0 AS number FROM r.reservation");
     let reserved = told.reserved.lock().expect("a lock");
     assert!(reserved.is_subset(&known), "lost: {:?}", reserved.difference(&known));
-    let cancelled = names("SELECT name, 0 AS number FROM r.reservation WHERE state = 'CANCELLED'");
+    let cancelled =
+        stores.names("SELECT name, 0 AS number FROM r.reservation WHERE state = 'CANCELLED'");
     let promised = told.cancelled.lock().expect("a lock");
     assert!(promised.is_subset(&cancelled), "not cancelled: {:?}", promised.difference(&cancelled));
     let ended = |state: &str| {
-        names(&format!("SELECT name, 0 AS number FROM r.reservation WHERE state = '{state}'")).len()
+        stores.names(&format!("SELECT name FROM r.reservation WHERE state = '{state}'")).len()
     };
     Account {
         sold: sold.len(),
@@ -437,35 +385,3 @@ fn check(data: &Path, told: &Told) -> Account {
 /// Free seats and those that reservations have, of the one performance there is, at one moment.
 const FREE_AND_HELD: &str = "(SELECT sum(reservable_seats) FROM m.musical) + \
      (SELECT coalesce(sum(seats), 0) FROM m.seat_hold WHERE returned = 0)";
-
-#[derive(QueryableByName)]
-struct Row {
-    #[diesel(sql_type = Text)]
-    name: String,
-    #[diesel(sql_type = BigInt)]
-    number: i64,
-}
-
-type Db = std::cell::RefCell<SqliteConnection>;
-
-/// All stores at once, to look at.
-fn open(data: &Path) -> Db {
-    let mut conn = SqliteConnection::establish(":memory:").expect("SQLite");
-    for (letter, store) in [
-        ("m", "outerpark.musical"),
-        ("r", "outerpark.reservation"),
-        ("p", "payment"),
-        ("c", "payment-provider"),
-        ("n", "notice"),
-        ("y", "mypage"),
-    ] {
-        let file = data.join(format!("{store}.sqlite"));
-        conn.batch_execute(&format!("ATTACH '{}' AS {letter}", file.display())).expect("a store");
-    }
-    conn.batch_execute("PRAGMA busy_timeout = 5000").expect("SQLite");
-    std::cell::RefCell::new(conn)
-}
-
-fn rows(db: &Db, query: &str) -> Vec<Row> {
-    diesel::sql_query(query).load(&mut *db.borrow_mut()).expect(query)
-}

@@ -1,8 +1,11 @@
 //! The program as a process, and a client of it.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its own part")]
 
+pub mod stores;
+
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::identity::v1::identity_service_client::IdentityServiceClient;
@@ -10,8 +13,8 @@ use proto::identity::v1::{SignInRequest, SignUpRequest};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
-use tonic::Request;
 use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const PASSWORD: &str = "a password for tests";
@@ -20,6 +23,13 @@ pub fn turnstile() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_turnstile"));
     command.env_clear().env("TURNSTILE_ADMIN_PASSWORD", PASSWORD).kill_on_drop(true);
     command
+}
+
+/// A number from the environment, for those who want more than CI has time for.
+pub fn setting(name: &str, default: u64) -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "a setting of a test alone")]
+    let text = std::env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 pub async fn run(command: &mut Command) -> Output {
@@ -33,6 +43,14 @@ pub struct Up {
     pub address: String,
 }
 
+/// The command that brings it up, on a free port.
+pub fn up(data: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut command = turnstile();
+    command.envs(settings.iter().copied());
+    command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(data).stderr(Stdio::piped());
+    command
+}
+
 impl Up {
     pub async fn start(data: &Path) -> Self {
         Self::start_with(data, &[]).await
@@ -40,10 +58,7 @@ impl Up {
 
     /// With these settings in its environment.
     pub async fn start_with(data: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut command = turnstile();
-        command.envs(settings.iter().copied());
-        command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(data).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("it starts");
+        let mut child = up(data, settings).spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("standard error")).lines();
         let address = timeout(PATIENCE, async {
             let mut said = String::new();
@@ -104,4 +119,38 @@ pub async fn customer(channel: &Channel, email: &str) -> String {
     let request = SignUpRequest { email: email.to_owned(), password, ..SignUpRequest::default() };
     IdentityServiceClient::new(channel.clone()).sign_up(request).await.expect("signed up");
     sign_in(channel, email, "12345678").await
+}
+
+/// Where the system is at the moment: it moves with each kill.
+pub type Now = Arc<Mutex<Channel>>;
+
+/// The same request until there is a definite answer: done, or refused.
+pub async fn answer<T, F, W>(now: &Now, send: F) -> Result<T, Status>
+where
+    F: Fn(Channel) -> W,
+    W: Future<Output = Result<Response<T>, Status>>,
+{
+    loop {
+        let channel = now.lock().expect("a lock").clone();
+        match send(channel).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) if status.code() == Code::FailedPrecondition => return Err(status),
+            Err(status) => {
+                let passing = matches!(
+                    status.code(),
+                    Code::Unavailable
+                        | Code::Aborted
+                        | Code::DeadlineExceeded
+                        | Code::Unknown
+                        | Code::Cancelled
+                );
+                // A new desk has not heard of the film or the performance yet.
+                assert!(
+                    passing || status.code() == Code::NotFound,
+                    "an answer that nobody planned: {status}"
+                );
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
 }
