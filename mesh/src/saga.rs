@@ -470,6 +470,18 @@ pub(crate) fn list_intents(conn: &mut Conn, page: &Page) -> QueryResult<Vec<Inte
         .load(conn)
 }
 
+/// How many orders are neither registered nor ended, by state.
+pub(crate) fn count_intents(conn: &mut Conn) -> QueryResult<[(&'static str, i64); 2]> {
+    let mut count = |state: &str| {
+        mesh_intent::table
+            .filter(mesh_intent::state.eq_any([PENDING, VOIDING]))
+            .filter(mesh_intent::state.eq(state))
+            .count()
+            .get_result(conn)
+    };
+    Ok([(PENDING, count(PENDING)?), (VOIDING, count(VOIDING)?)])
+}
+
 /// Forgets orders that ended and whose request nobody will send again: how many.
 pub(crate) async fn forget_old_intents(store: &Store, age: Duration) -> Result<usize> {
     let before = micros(SystemTime::now() - age);

@@ -94,7 +94,7 @@ impl Tx<'_> {
                 mesh_event::time.eq(micros(SystemTime::now())),
                 mesh_event::correlation_id.eq(correlation.to_string()),
                 mesh_event::causation_id.eq(&self.cause.id),
-                mesh_event::traceparent.eq(&self.cause.traceparent),
+                mesh_event::traceparent.eq(self.cause.traceparent()),
                 mesh_event::partition.eq(partition::partition_of(&subject)),
                 mesh_event::subject.eq(subject),
                 mesh_event::data.eq(fact.encode_to_vec()),
