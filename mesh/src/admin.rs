@@ -15,12 +15,17 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::registry::Registry;
+use crate::store::Store;
 use crate::store::schema::mesh_event_head;
 
 /// How long a store may take to show that it answers.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is asked.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// An admin port that is open. It closes when it is dropped: the last of a process to end.
 #[derive(Debug)]
@@ -99,9 +104,34 @@ async fn obstacle(registry: &Registry, context: &str) -> Option<String> {
     if running.stopping.is_cancelled() {
         return Some(format!("{context} is stopping\n"));
     }
-    let head = running.store.read(|conn| {
+    let answers = answers(&running.store).await;
+    (!answers).then(|| format!("the store of {context} does not answer\n"))
+}
+
+async fn answers(store: &Store) -> bool {
+    let head = store.read(|conn| {
         Ok(mesh_event_head::table.select(mesh_event_head::position).first::<i64>(conn)?)
     });
-    let answer = tokio::time::timeout(PATIENCE, head).await;
-    (!matches!(answer, Ok(Ok(_)))).then(|| format!("the store of {context} does not answer\n"))
+    matches!(tokio::time::timeout(PATIENCE, head).await, Ok(Ok(_)))
+}
+
+/// Keeps gRPC's health checks true for a context that runs: it serves as long as its store answers (rule G-14).
+pub(crate) async fn tell_health(health: HealthReporter, store: Store) {
+    let mut before = true;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = answers(&store).await;
+        if now == before {
+            continue;
+        }
+        before = now;
+        let context = store.context();
+        if now {
+            tracing::info!(context, "the store answers again");
+            health.set_service_status(context, ServingStatus::Serving).await;
+        } else {
+            tracing::warn!(context, "the store does not answer: the context is not ready");
+            health.set_service_status(context, ServingStatus::NotServing).await;
+        }
+    }
 }

@@ -172,6 +172,7 @@ impl Mesh {
         }
         let store = kit.store();
         spawn(Box::pin(async move { housekeeping(store).await }));
+        spawn(Box::pin(admin::tell_health(self.health.clone(), kit.store())));
 
         let running = Running {
             store: kit.store(),

@@ -4,17 +4,14 @@
 //! ([`trace`]); spans are made only where somebody does. Nothing in here carries what a customer or a secret is: names
 //! of methods, policies, events and contexts, codes and counts.
 
+mod export;
 mod metrics;
 mod readings;
 mod trace;
 
-use std::time::Duration;
-
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::SdkTracerProvider;
 use proto::mesh::v1 as api;
 use tonic::Code;
 use tracing::field::Empty;
@@ -27,13 +24,12 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use crate::contract::Rule;
 use crate::error::Error;
 
+pub use export::Exporter;
 pub(crate) use metrics::{Metrics, method};
 pub(crate) use trace::{Trace, along};
 
 /// The target of the spans that are collected. All are of level DEBUG: who does not ask for them does not pay either.
 pub const TARGET: &str = "trace";
-/// How long the last spans may take to get to their collector.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Begins to log, to standard error. `filter` as `RUST_LOG` has it: `info`, `mesh=debug,info`.
 ///
@@ -54,7 +50,7 @@ pub fn start_and_export(filter: &str, collector: Option<&str>) -> Result<Exporte
         .with_target(false)
         .compact()
         .with_filter(filter);
-    let exporter = Exporter { provider: collector.map(provider).transpose()? };
+    let exporter = Exporter { provider: collector.map(export::provider).transpose()? };
     let spans = exporter.provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("turnstile"))
@@ -74,43 +70,12 @@ fn is_of_a_trace(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target() == TARGET
 }
 
-fn provider(collector: &str) -> Result<SdkTracerProvider, String> {
-    let exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(collector)
-        .build()
-        .map_err(|error| format!("the collector {collector}: {error}"))?;
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build())
-}
-
 /// Who speaks.
 fn resource() -> Resource {
     Resource::builder()
         .with_service_name("turnstile")
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build()
-}
-
-/// Sends spans to a collector, if there is one.
-#[derive(Debug)]
-#[must_use = "what is not finished loses the last spans"]
-pub struct Exporter {
-    provider: Option<SdkTracerProvider>,
-}
-
-impl Exporter {
-    /// Sends what is left; a collector that does not take it is not waited for.
-    pub async fn finish(self) {
-        let Some(provider) = self.provider else { return };
-        #[expect(clippy::disallowed_methods, reason = "the last thing that a process does")]
-        let flushed =
-            tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST_WORDS));
-        match flushed.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the last spans did not reach the collector"),
-            Err(error) => tracing::warn!(%error, "the last spans were not sent"),
-        }
-    }
 }
 
 /// The span of a call that is served: part of the trace that its caller names.

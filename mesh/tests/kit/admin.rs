@@ -6,6 +6,7 @@ use proto::mesh::v1::SubscribeRequest;
 use proto::mesh::v1::event_service_client::EventServiceClient;
 use proto::payment::v1::payment_service_client::PaymentServiceClient;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -29,6 +30,17 @@ fn calls(method: &str, code: &str) -> String {
     format!(
         "rpc_server_call_duration_seconds_count{{rpc_method=\"{method}\",rpc_response_status_code=\"{code}\"}}"
     )
+}
+
+/// Waits until a health check is answered so; `""` is the process itself.
+async fn until_health_is(mesh: &TestMesh, service: &str, expected: ServingStatus) {
+    let health = HealthClient::new(mesh.stranger());
+    eventually(&format!("{service:?} is {expected:?}"), async || {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = health.clone().check(request).await.unwrap().into_inner();
+        (answer.status() == expected).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,11 +169,14 @@ async fn g14_a_store_that_does_not_answer_is_named() {
     })
     .await;
     assert_eq!(get(port.address(), "/livez").await.0, 200);
+    until_health_is(&mesh, "identity", ServingStatus::NotServing).await;
+    until_health_is(&mesh, "", ServingStatus::Serving).await;
     drop(done);
     for read in reads {
         assert!(read.await.unwrap().unwrap());
     }
     assert_eq!(get(port.address(), "/readyz").await.0, 200);
+    until_health_is(&mesh, "identity", ServingStatus::Serving).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,12 +188,6 @@ async fn g14_a_process_that_drains_lives_and_is_not_ready() {
     let stopping = (503, "identity is stopping\n".to_owned());
     assert_eq!(get(port.address(), "/readyz").await, stopping);
     assert_eq!(get(port.address(), "/livez").await.0, 200);
-    let mut health = HealthClient::new(mesh.stranger());
-    for (service, expected) in
-        [("", ServingStatus::Serving), ("identity", ServingStatus::NotServing)]
-    {
-        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
-        let answer = health.check(request).await.unwrap().into_inner();
-        assert_eq!(answer.status(), expected, "{service:?}");
-    }
+    until_health_is(&mesh, "identity", ServingStatus::NotServing).await;
+    until_health_is(&mesh, "", ServingStatus::Serving).await;
 }
