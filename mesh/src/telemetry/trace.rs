@@ -155,8 +155,8 @@ mod tests {
     #[tokio::test]
     async fn a_task_of_its_own_stays_in_the_trace() {
         let trace = Trace::begin();
-        let task = trace.around(async { tokio::spawn(along(async { Trace::current() })) }).await;
-        assert_eq!(task.await.unwrap(), Some(trace));
+        let work = async { tokio::spawn(along(async { Trace::current() })).await.unwrap() };
+        assert_eq!(trace.around(work).await, Some(trace));
         assert_eq!(Trace::current(), None);
     }
 }

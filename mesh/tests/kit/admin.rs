@@ -88,7 +88,7 @@ async fn g19_the_metrics_tell_lag_and_what_is_parked() {
     eventually("nothing is before it", async || (read(&port, lag).await == 0.0).then_some(()))
         .await;
     script(&waits, Act::Wait, 1_000_000);
-    publish(&stores.of("identity"), &[waits.clone()]).await;
+    publish(&stores.of("identity"), std::slice::from_ref(&waits)).await;
     eventually("one is before it", async || (read(&port, lag).await == 1.0).then_some(())).await;
     script(&waits, Act::Wait, 0);
     eventually("it is handled", async || (read(&port, lag).await == 0.0).then_some(())).await;
