@@ -15,12 +15,12 @@ use crate::stand_in::*;
 
 const PAY: &str = "turnstile.payment.v1.PaymentService/Pay";
 
-async fn open(mesh: &TestMesh, contexts: &[&str]) -> AdminPort {
+pub(crate) async fn open(mesh: &TestMesh, contexts: &[&str]) -> AdminPort {
     let address = ([127, 0, 0, 1], 0).into();
     mesh.mesh.listen_for_admins(address, contexts.iter().copied()).await.unwrap()
 }
 
-async fn read(port: &AdminPort, series: &str) -> f64 {
+pub(crate) async fn read(port: &AdminPort, series: &str) -> f64 {
     let (status, page) = get(port.address(), "/metrics").await;
     assert_eq!(status, 200, "{page}");
     metric(&page, series).unwrap_or_default()
