@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once, OnceLock};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -146,7 +146,7 @@ impl Metrics {
     /// The page, in the text format of Prometheus.
     pub(crate) async fn page(&self, registry: &Registry) -> Result<String> {
         let read = readings::read(registry, self).await;
-        *self.inner.readings.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = read;
+        *self.inner.readings.lock().unwrap_or_else(PoisonError::into_inner) = read;
         let mut page = Vec::new();
         TextEncoder::new().encode(&self.inner.page.gather(), &mut page).map_err(Error::internal)?;
         String::from_utf8(page).map_err(Error::internal)

@@ -1,7 +1,7 @@
 //! What a process tells about itself: logs that read alone, spans for a collector, metrics to be read.
 //!
 //! The trace that work belongs to goes along with calls and events whether somebody collects spans or not
-//! ([`trace`]); spans are made only where somebody does. Nothing in here carries what a customer or a secret is: names
+//! (`trace`); spans are made only where somebody does. Nothing in here carries what a customer or a secret is: names
 //! of methods, policies, events and contexts, codes and counts.
 
 mod export;
@@ -16,7 +16,7 @@ use proto::mesh::v1 as api;
 use tonic::Code;
 use tracing::field::Empty;
 use tracing::{Metadata, Span};
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -58,7 +58,7 @@ pub fn start_and_export(filter: &str, collector: Option<&str>) -> Result<Exporte
             .with_threads(false)
             .with_target(false)
             // No events: logs have words that a collector is not for.
-            .with_filter(filter_fn(is_of_a_trace))
+            .with_filter(filter_fn(is_of_a_trace).with_max_level_hint(LevelFilter::DEBUG))
     });
     if tracing_subscriber::registry().with(lines).with(spans).try_init().is_ok() {
         metrics::count_panics();
