@@ -15,7 +15,7 @@ use super::runner::{Backoff, Runner, signed};
 use crate::cause::Cause;
 use crate::error::{Error, Result};
 use crate::store::Tx;
-use crate::telemetry::{self, Trace};
+use crate::telemetry;
 
 impl Runner {
     /// Gives the events of a stretch their effect, and moves the cursor from `from` over it.
@@ -127,8 +127,7 @@ impl Runner {
         tx: &mut Tx<'_>,
         event: &api::Event,
     ) -> Result<()> {
-        let span = telemetry::policy_span(&self.key, event);
-        let trace = Trace::of_span(&span).or_else(|| Trace::read(&event.traceparent));
+        let (span, trace) = telemetry::policy_span(&self.key, event);
         tx.because(Cause { id: event.event_id.clone(), trace });
         tx.generation = self.generation;
         let outcome = span.in_scope(|| handler(tx, event));

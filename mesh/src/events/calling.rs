@@ -20,7 +20,7 @@ use super::policy::Handler;
 use super::runner::{Backoff, Place, Runner, signed};
 use crate::error::{Error, Result};
 use crate::store::words;
-use crate::telemetry::{self, Trace};
+use crate::telemetry;
 
 /// How many events may be known and not done.
 const PENDING: usize = 512;
@@ -126,15 +126,8 @@ impl Runner {
         let Some(Handler::Call(handler)) = self.policy.handler(&event.r#type) else {
             return Err(Error::internal(format!("{} does not handle {}", self.key, event.r#type)));
         };
-        let span = telemetry::policy_span(&self.key, event);
-        let trace = Trace::of_span(&span).or_else(|| Trace::read(&event.traceparent));
-        let work = handler(event).instrument(span.clone());
-        let work = async {
-            match trace {
-                Some(trace) => trace.around(work).await,
-                None => work.await,
-            }
-        };
+        let (span, trace) = telemetry::policy_span(&self.key, event);
+        let work = telemetry::within(trace, handler(event).instrument(span.clone()));
         let outcome = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
             Err(Error::internal(format!("panic in a policy: {}", words(&*panic))))
         });

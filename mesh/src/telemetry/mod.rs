@@ -26,7 +26,7 @@ use crate::error::Error;
 
 pub use export::Exporter;
 pub(crate) use metrics::{Metrics, method};
-pub(crate) use trace::{Trace, along};
+pub(crate) use trace::{Trace, along, within};
 
 /// The target of the spans that are collected. All are of level DEBUG: who does not ask for them does not pay either.
 pub const TARGET: &str = "trace";
@@ -108,8 +108,8 @@ pub(crate) fn attempt_span(rule: &Rule) -> Span {
     part_of(span, Trace::current())
 }
 
-/// The span of a policy that acts on an event: part of the trace that caused the event.
-pub(crate) fn policy_span(policy: &str, event: &api::Event) -> Span {
+/// The span of a policy that acts on an event, and the place of what it does: in the trace that caused the event.
+pub(crate) fn policy_span(policy: &str, event: &api::Event) -> (Span, Option<Trace>) {
     let span = tracing::debug_span!(
         target: TARGET,
         "policy",
@@ -120,10 +120,10 @@ pub(crate) fn policy_span(policy: &str, event: &api::Event) -> Span {
         cloudevents.event_source = event.source,
         cloudevents.event_type = event.r#type,
     );
-    if span.is_disabled() {
-        return span;
-    }
-    part_of(span, Trace::read(&event.traceparent))
+    let cause = Trace::read(&event.traceparent);
+    let span = part_of(span, cause);
+    let place = Trace::of_span(&span).or(cause);
+    (span, place)
 }
 
 fn part_of(span: Span, parent: Option<Trace>) -> Span {

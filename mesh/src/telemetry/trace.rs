@@ -109,15 +109,17 @@ impl fmt::Display for Trace {
     }
 }
 
+/// Runs `work` as a part of a trace, if there is one.
+pub(crate) async fn within<F: Future>(trace: Option<Trace>, work: F) -> F::Output {
+    match trace {
+        Some(trace) => trace.around(work).await,
+        None => work.await,
+    }
+}
+
 /// Takes the trace of the work that runs now along into a task of its own.
 pub(crate) fn along<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    let trace = Trace::current();
-    async move {
-        match trace {
-            Some(trace) => trace.around(work).await,
-            None => work.await,
-        }
-    }
+    within(Trace::current(), work)
 }
 
 #[cfg(test)]
