@@ -30,6 +30,8 @@ pub struct Rule {
     pub repeatable: bool,
     /// Whether the answer is a stream.
     pub streams: bool,
+    /// Its place among all rules: 0, 1, 2 ...
+    pub(crate) number: usize,
 }
 
 impl Rule {
@@ -67,6 +69,7 @@ impl Contract {
             for method in service.methods() {
                 match rule_of(&pool, &method) {
                     Ok(rule) => {
+                        let rule = Rule { number: rules.len(), ..rule };
                         rules.insert(format!("/{}", rule.method), Arc::new(rule));
                     }
                     Err(fault) => faults.push(format!("{}: {fault}", method.full_name())),
@@ -141,6 +144,7 @@ fn rule_of(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Rule, &'s
         // NO_SIDE_EFFECTS and IDEMPOTENT.
         repeatable: matches!(level, Some(1 | 2)),
         streams,
+        number: 0,
     })
 }
 

@@ -9,6 +9,8 @@ use proto::mesh::v1::ErrorReason;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::telemetry;
+
 /// What a fallible function of the kit or of a context returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -287,7 +289,7 @@ fn log_internal(cause: &(dyn std::error::Error + 'static)) {
         chain.push_str(&source.to_string());
         next = source.source();
     }
-    tracing::error!(cause = %chain, "a call failed because of a mistake of ours");
+    tracing::error!(rpc.method = telemetry::method(), cause = %chain, "a call failed because of a mistake of ours");
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! policies ([`whenever`], [`calling`]) and sagas ([`CallThenRegister`]). A process ([`Mesh`]) serves one or many of
 //! them. Who may call what, what may be retried and how long it may take stands in the contracts ([`contract`]).
 
+mod admin;
 pub mod auth;
 mod caller;
 mod cause;
@@ -33,6 +34,7 @@ pub mod telemetry;
 mod time;
 pub mod watch;
 
+pub use admin::AdminPort;
 pub use caller::Caller;
 pub use cause::Cause;
 pub use check::Check;

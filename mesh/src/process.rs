@@ -12,14 +12,17 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::Instrument as _;
 
+use crate::admin::AdminPort;
 use crate::auth::{KeySource, Verifier};
 use crate::client::Channel;
 use crate::context::{Context, Kit, Wiring};
+use crate::contract::Contract;
 use crate::error::{Error, Result};
 use crate::registry::{Options, Registry, Running};
 use crate::server::{Access, Front, Listening, Served};
 use crate::store::{OpenError, Store};
-use crate::{events, log_service, operations, saga};
+use crate::telemetry::Metrics;
+use crate::{admin, events, log_service, operations, saga};
 
 /// A process of the mesh. Cheap to clone.
 #[derive(Clone)]
@@ -66,7 +69,7 @@ pub enum StartError {
 impl Mesh {
     /// A process that serves nothing yet. Refuses contracts that do not say who may call.
     pub fn new(options: Options) -> Result<Self> {
-        crate::contract::Contract::ours()?;
+        let metrics = Metrics::new(Contract::ours()?)?;
         let verifier = Arc::new(Verifier::new(
             options.trust.clone(),
             Some(options.data.join("identity-keys.json")),
@@ -74,7 +77,7 @@ impl Mesh {
         let access =
             Access::new(verifier.clone(), options.mesh_key.clone(), options.faces_customers);
         let (health, health_service) = tonic_health::server::health_reporter();
-        let registry = Arc::new(Registry::new(options, Front::new(access)));
+        let registry = Arc::new(Registry::new(options, Front::new(access, metrics)));
         let mut routes = RoutesBuilder::default();
         routes.add_service(health_service);
         if registry.options.reflection {
@@ -169,6 +172,7 @@ impl Mesh {
         }
         let store = kit.store();
         spawn(Box::pin(async move { housekeeping(store).await }));
+        spawn(Box::pin(admin::tell_health(self.health.clone(), kit.store())));
 
         let running = Running {
             store: kit.store(),
@@ -276,6 +280,17 @@ impl Mesh {
     /// Opens a port for calls from outside.
     pub async fn listen(&self, address: SocketAddr) -> std::io::Result<Listening> {
         self.registry.front.listen(address).await
+    }
+
+    /// Opens a port for those who run this process: `/livez`, `/readyz`, `/metrics`. It is ready when each of
+    /// `contexts` is served, and not once it drains.
+    pub async fn listen_for_admins<'a>(
+        &self,
+        address: SocketAddr,
+        contexts: impl IntoIterator<Item = &'a str>,
+    ) -> std::io::Result<AdminPort> {
+        let contexts = contexts.into_iter().map(ToOwned::to_owned).collect();
+        admin::listen(self.registry.clone(), address, contexts).await
     }
 
     /// A channel on behalf of a context of this process, or of the process itself (`turnstile`).

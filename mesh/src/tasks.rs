@@ -8,6 +8,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::telemetry;
+
 /// The tasks of a context, so that none outlives it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
@@ -21,7 +23,7 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let task = self.tracker.spawn(task.in_current_span());
+        let task = self.tracker.spawn(telemetry::along(task.in_current_span()));
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         handles.retain(|handle| !handle.is_finished());
         handles.push(task.abort_handle());

@@ -26,6 +26,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder, ServiceExt as _};
+use tracing::Instrument as _;
 
 pub use breaker::{Breaker, BreakerLayer, BreakerSettings, BreakerState, Permit, Transitions};
 pub use bulkhead::{Bulkhead, BulkheadLayer};
@@ -37,6 +38,7 @@ pub(crate) use transport::Transport;
 use crate::contract::{Contract, Rule};
 use crate::error::{Error, Result, reason_of};
 use crate::scope::{self, Scope};
+use crate::telemetry::{self, Trace};
 
 /// What the caller keeps of its remaining time, to answer with when the callee does not.
 const RESERVE: Duration = Duration::from_millis(10);
@@ -294,12 +296,16 @@ impl Service<Call> for Attempt {
         let Self { transport, counters } = self.clone();
         Box::pin(async move {
             let counted = Counted { counters, deadline: call.deadline, told: false };
+            let span = telemetry::attempt_span(&call.rule);
             let outcome = async {
                 let mut request = http::Request::new(Body::new(
                     http_body_util::Full::new(call.body)
                         .map_err(|never: std::convert::Infallible| match never {}),
                 ));
                 *request.headers_mut() = call.headers;
+                if let Some(trace) = Trace::of_span(&span) {
+                    trace.put(request.headers_mut());
+                }
                 let left =
                     call.deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
                 if let Ok(timeout) = format!("{left}m").parse() {
@@ -307,7 +313,9 @@ impl Service<Call> for Attempt {
                 }
                 Reply::collect(transport.send(&call.rule, request).await?).await
             }
+            .instrument(span.clone())
             .await;
+            telemetry::end_attempt(&span, outcome.as_ref().ok().map(|reply| reply.code));
             let failed = !matches!(&outcome, Ok(reply) if !matches!(reply.code, Code::Unavailable | Code::DeadlineExceeded));
             counted.tell(!matches!(outcome, Err(Failure::NotSent(_))), failed);
             outcome
@@ -397,11 +405,8 @@ impl Service<http::Request<Body>> for Channel {
 
 /// What every call carries: the trace it belongs to, and the customer's own token.
 fn carry(headers: &mut HeaderMap) {
-    let cause = crate::cause::Cause::current("");
-    if let Ok(traceparent) = cause.traceparent.parse()
-        && !cause.traceparent.is_empty()
-    {
-        headers.insert("traceparent", traceparent);
+    if let Some(trace) = Trace::current() {
+        trace.put(headers);
     }
     if let Some(bearer) = Scope::current().bearer
         && let Ok(bearer) = http::HeaderValue::from_str(&bearer)

@@ -10,11 +10,12 @@ use std::time::Duration;
 use proto::mesh::v1 as api;
 
 use super::parking::{self, Verdict};
-use super::policy::Handler;
+use super::policy::{Handler, LocalHandler};
 use super::runner::{Backoff, Runner, signed};
 use crate::cause::Cause;
 use crate::error::{Error, Result};
 use crate::store::Tx;
+use crate::telemetry;
 
 impl Runner {
     /// Gives the events of a stretch their effect, and moves the cursor from `from` over it.
@@ -116,8 +117,21 @@ impl Runner {
         let Some(Handler::Local(handler)) = self.policy.handler(&event.r#type) else {
             return Err(Error::internal(format!("{} does not handle {}", self.key, event.r#type)));
         };
-        tx.because(Cause { id: event.event_id.clone(), traceparent: event.traceparent.clone() });
+        self.react_with(handler, tx, event)
+    }
+
+    /// Has the event its effect: what is published of it is a part of its trace.
+    pub(super) fn react_with(
+        &self,
+        handler: &LocalHandler,
+        tx: &mut Tx<'_>,
+        event: &api::Event,
+    ) -> Result<()> {
+        let (span, trace) = telemetry::policy_span(&self.key, event);
+        tx.because(Cause { id: event.event_id.clone(), trace });
         tx.generation = self.generation;
-        handler(tx, event)
+        let outcome = span.in_scope(|| handler(tx, event));
+        telemetry::end_policy(&span, &outcome);
+        outcome
     }
 }

@@ -18,7 +18,6 @@ use tracing::Instrument as _;
 use super::parking::{self, Verdict};
 use super::policy::Handler;
 use super::runner::{Backoff, Place, Runner, signed};
-use crate::cause::Cause;
 use crate::error::{Error, Result};
 use crate::store::words;
 use crate::telemetry;
@@ -127,12 +126,13 @@ impl Runner {
         let Some(Handler::Call(handler)) = self.policy.handler(&event.r#type) else {
             return Err(Error::internal(format!("{} does not handle {}", self.key, event.r#type)));
         };
-        let cause = Cause { id: event.event_id.clone(), traceparent: event.traceparent.clone() };
-        let span = telemetry::policy_span(&self.key, &cause);
-        let work = AssertUnwindSafe(handler(event).instrument(span)).catch_unwind();
-        work.await.unwrap_or_else(|panic| {
+        let (span, trace) = telemetry::policy_span(&self.key, event);
+        let work = telemetry::within(trace, handler(event).instrument(span.clone()));
+        let outcome = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
             Err(Error::internal(format!("panic in a policy: {}", words(&*panic))))
-        })
+        });
+        telemetry::end_policy(&span, &outcome);
+        outcome
     }
 }
 

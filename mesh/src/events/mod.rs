@@ -29,6 +29,7 @@ use crate::cause::Cause;
 use crate::client::Channel;
 pub(crate) use crate::contract::context_of;
 use crate::error::{Error, Result};
+use crate::telemetry::Trace;
 use crate::time::time_of;
 
 /// Gives the way to a source's log.
@@ -51,7 +52,7 @@ pub struct Event<T> {
     pub time: SystemTime,
     /// What it is all about: the order's resource name.
     pub correlation: String,
-    traceparent: String,
+    trace: Option<Trace>,
     /// What happened.
     pub data: T,
 }
@@ -72,7 +73,7 @@ impl<T> Event<T> {
 
     /// This event as the cause of something else.
     pub fn cause(&self) -> Cause {
-        Cause { id: self.id.clone(), traceparent: self.traceparent.clone() }
+        Cause { id: self.id.clone(), trace: self.trace }
     }
 
     /// The payload's name without its package: `MoviePicked`.
@@ -92,7 +93,7 @@ impl<T: prost::Message + Default> Event<T> {
             kind: event.r#type.clone(),
             time: time_of(time.seconds * 1_000_000 + i64::from(time.nanos) / 1000),
             correlation: event.correlation_id.clone(),
-            traceparent: event.traceparent.clone(),
+            trace: Trace::read(&event.traceparent),
             data: payload(event)?,
         })
     }

@@ -11,7 +11,6 @@ use proto::mesh::v1 as api;
 
 use super::policy::Handler;
 use super::runner::{Runner, signed};
-use crate::cause::Cause;
 use crate::error::{Error, Result};
 use crate::store::schema::{mesh_attempt, mesh_parked};
 use crate::store::{Conn, Page, Store, Tx};
@@ -245,12 +244,7 @@ impl Runner {
                     return Ok(());
                 }
                 if let Some(Handler::Local(handler)) = handler {
-                    tx.because(Cause {
-                        id: event.event_id.clone(),
-                        traceparent: event.traceparent.clone(),
-                    });
-                    tx.generation = runner.generation;
-                    handler(tx, &event)?;
+                    runner.react_with(&handler, tx, &event)?;
                 }
                 Ok(())
             })

@@ -18,7 +18,6 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
-use tracing::Instrument as _;
 
 pub(crate) use access::Access;
 pub use listen::Listening;
@@ -27,7 +26,7 @@ use crate::contract::{Contract, Rule};
 use crate::error::{Error, Result};
 use crate::scope::Scope;
 use crate::tasks::Tasks;
-use crate::telemetry;
+use crate::telemetry::Metrics;
 
 /// The package of the kit's own services, which every process answers for its contexts together.
 const MESH: &str = "mesh";
@@ -40,6 +39,7 @@ pub(crate) struct Front {
 
 struct Inner {
     access: Access,
+    metrics: Metrics,
     /// The contexts of this process; one that is stopped stays known.
     contexts: RwLock<HashMap<String, Option<Served>>>,
     /// Health, reflection, events, operations.
@@ -57,10 +57,11 @@ pub(crate) struct Served {
 }
 
 impl Front {
-    pub(crate) fn new(access: Access) -> Self {
+    pub(crate) fn new(access: Access, metrics: Metrics) -> Self {
         Self {
             inner: Arc::new(Inner {
                 access,
+                metrics,
                 contexts: RwLock::default(),
                 infrastructure: OnceLock::new(),
                 #[cfg(feature = "chaos")]
@@ -71,6 +72,10 @@ impl Front {
 
     pub(crate) fn set_infrastructure(&self, routes: Routes) {
         let _ = self.inner.infrastructure.set(routes);
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     #[cfg(feature = "chaos")]
@@ -115,8 +120,10 @@ impl Front {
         });
         match rule {
             Ok(rule) => {
-                let span = telemetry::call_span(&rule, request.headers());
-                self.handle(&rule, request).instrument(span).await.unwrap_or_else(refuse)
+                let tracked = self.inner.metrics.begin(&rule, request.headers());
+                let work = async { self.handle(&rule, request).await.unwrap_or_else(refuse) };
+                let answer = tracked.around(work).await;
+                tracked.answer(answer)
             }
             Err(error) => refuse(error),
         }

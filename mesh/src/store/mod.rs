@@ -119,6 +119,16 @@ impl Store {
         self.inner.writer.commits()
     }
 
+    /// How many writes wait for the writer.
+    pub(crate) fn queued(&self) -> usize {
+        self.inner.writer.queued()
+    }
+
+    /// How many writes were committed since it was opened.
+    pub(crate) fn writes(&self) -> u64 {
+        self.inner.writer.writes()
+    }
+
     /// Runs `work` in a transaction. It is committed with what it published, or not at all; the answer comes after
     /// the commit. An error or a panic rolls back this work alone, whatever else shares the commit.
     pub async fn write<T, F>(&self, work: F) -> Result<T>

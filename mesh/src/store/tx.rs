@@ -101,7 +101,7 @@ impl Tx<'_> {
             time: Some(timestamp(time)),
             correlation_id: correlation.to_string(),
             causation_id: self.cause.id.clone(),
-            traceparent: self.cause.traceparent.clone(),
+            traceparent: self.cause.traceparent(),
             data: fact.encode_to_vec(),
             position: position.unsigned_abs(),
             partition: partition.unsigned_abs(),

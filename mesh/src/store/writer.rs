@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use diesel::connection::{
@@ -37,6 +38,7 @@ pub(super) struct Writer {
     head: watch::Receiver<i64>,
     commits: watch::Receiver<u64>,
     tail: Tail,
+    writes: Arc<AtomicU64>,
 }
 
 enum Message {
@@ -111,6 +113,7 @@ impl Writer {
         let (head_sender, head_receiver) = watch::channel(head);
         let (commit_sender, commits) = watch::channel(0);
         let tail = Tail::default();
+        let writes = Arc::new(AtomicU64::new(0));
         let lane = Lane {
             context: context.clone(),
             conn,
@@ -119,6 +122,7 @@ impl Writer {
             tail: tail.clone(),
             head_sender,
             commits: commit_sender,
+            writes: writes.clone(),
             _lock: lock,
         };
         let name = format!("store-{context}");
@@ -127,7 +131,7 @@ impl Writer {
             .name(name)
             .spawn(move || lane.work(jobs))
             .expect("a thread for the writer");
-        Self { context, queue, head: head_receiver, commits, tail }
+        Self { context, queue, head: head_receiver, commits, writes, tail }
     }
 
     pub(super) fn head(&self) -> watch::Receiver<i64> {
@@ -140,6 +144,16 @@ impl Writer {
 
     pub(super) fn commits(&self) -> watch::Receiver<u64> {
         self.commits.clone()
+    }
+
+    /// How many writes wait.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// How many writes were committed.
+    pub(super) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
     }
 
     pub(super) async fn run<T, F>(
@@ -197,6 +211,7 @@ struct Lane {
     tail: Tail,
     head_sender: watch::Sender<i64>,
     commits: watch::Sender<u64>,
+    writes: Arc<AtomicU64>,
     _lock: File,
 }
 
@@ -267,6 +282,7 @@ impl Lane {
         }
         match outcome.and_then(|()| self.commit(head_before)) {
             Ok(()) => {
+                self.writes.fetch_add(kept.len() as u64, Ordering::Relaxed);
                 for job in kept {
                     job.answer(Ok(()));
                 }

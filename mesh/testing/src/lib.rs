@@ -20,6 +20,8 @@ use mesh::{Accounts, Context, Id, Listening, Mesh, Options};
 use prost::{Message, Name};
 use proto::mesh::v1::event_service_client::EventServiceClient;
 use proto::mesh::v1::{Event, SubscribeRequest};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
@@ -228,6 +230,24 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// What an admin port answers: the status, and the body.
+pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.expect("an admin port");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).expect("a status").parse().expect("a status");
+    (status, body.to_owned())
+}
+
+/// The value of one series on a page of metrics, named with all its labels: `mesh_panics_total`.
+pub fn metric(page: &str, series: &str) -> Option<f64> {
+    let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    Some(value.parse().expect("a value"))
 }
 
 /// What the events of one type tell.

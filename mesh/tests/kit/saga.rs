@@ -16,6 +16,7 @@ use proto::payment::v1::payment_service_client::PaymentServiceClient;
 use tokio::sync::Notify;
 use tonic::{Code, Status};
 
+use crate::admin;
 use crate::stand_in::*;
 
 /// What the callee does about a call or an undo.
@@ -471,4 +472,9 @@ async fn g14_an_operator_sees_what_is_neither_registered_nor_ended() {
         ("homemovie.app", "PickMovie")
     );
     assert!(!intents[1].last_failure.is_empty());
+    let port = admin::open(&stage.mesh, &[]).await;
+    for state in ["pending", "voiding"] {
+        let intents = format!("mesh_intents{{context=\"homemovie.app\",state=\"{state}\"}}");
+        assert_eq!(admin::read(&port, &intents).await, 1.0);
+    }
 }

@@ -8,8 +8,10 @@
 
 use std::sync::Arc;
 
+use mesh::telemetry::TARGET;
 use mesh::{Cause, Error, Id, Result, Store, Tx, scope};
 use tokio::time::timeout_at;
+use tracing::Instrument as _;
 
 use crate::domain::{Charge, Payment, Payments, State};
 use crate::provider::{PaymentProvider, ProviderError};
@@ -66,7 +68,11 @@ impl Charges {
 
     /// Step 2: the provider, for as long as the caller waits.
     async fn charge(&self, payment: &Payment) -> Result<Charge> {
-        let answer = self.provider.charge(payment.id, payment.customer, &payment.amount);
+        let span = tracing::debug_span!(
+            target: TARGET, "charge by the provider", otel.kind = "client", payment.name = %payment.id
+        );
+        let answer =
+            self.provider.charge(payment.id, payment.customer, &payment.amount).instrument(span);
         let answer = match scope::deadline() {
             Some(deadline) => {
                 timeout_at(deadline, answer).await.map_err(|_| Error::DeadlineExceeded)?

@@ -57,6 +57,10 @@ pub(crate) struct UpOptions {
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<SocketAddr>,
 
+    /// Address and port of health and metrics, or `off` [env: TURNSTILE_ADMIN_LISTEN] [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin_listen: Option<String>,
+
     /// Begin without the small catalogue of films [env: TURNSTILE_EMPTY]
     #[arg(long)]
     pub(crate) empty: bool,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mesh::client::{BreakerSettings, EdgeSettings};
 use mesh::config::Settings;
+use tonic::transport::Endpoint;
 
 use crate::Outcome;
 use crate::cli::{Cli, UpOptions};
@@ -19,6 +20,10 @@ pub(crate) struct Config {
     pub(crate) data: PathBuf,
     /// Where to listen.
     pub(crate) listen: SocketAddr,
+    /// Where health and metrics are to be had.
+    pub(crate) admin: Admin,
+    /// Where spans go.
+    pub(crate) collector: Option<String>,
     /// Whether to begin without a catalogue.
     pub(crate) empty: bool,
     /// What to log.
@@ -39,6 +44,17 @@ pub(crate) struct Config {
     pub(crate) musical: outerpark_musical::Settings,
     /// Holds and fees.
     pub(crate) reservation: outerpark_reservation::Settings,
+}
+
+/// The admin port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admin {
+    /// There is none.
+    Off,
+    /// Here, or not at all.
+    At(SocketAddr),
+    /// Here, if another system on this machine has not been faster.
+    Preferably(SocketAddr),
 }
 
 type Read = (Config, Settings);
@@ -92,10 +108,21 @@ fn read_all(
         .file(&text)
         .flag("TURNSTILE_DATA", flags.data.as_ref().map(|data| data.display()))
         .flag("TURNSTILE_LISTEN", flags.listen)
+        .flag("TURNSTILE_ADMIN_LISTEN", flags.admin_listen)
         .flag("TURNSTILE_EMPTY", flags.empty.then_some(true));
     let config = Config {
         data: settings.read("TURNSTILE_DATA", "./data".to_owned()).into(),
         listen: settings.read("TURNSTILE_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8088))),
+        admin: admin(&mut settings),
+        collector: settings.read_with("TURNSTILE_OTLP_ENDPOINT", "-", |text| {
+            let web = text.starts_with("http://") || text.starts_with("https://");
+            let valid = web && Endpoint::from_shared(text.to_owned()).is_ok();
+            if valid {
+                Ok(text.to_owned())
+            } else {
+                Err("must be like http://host:4317".to_owned())
+            }
+        }),
         empty: settings.read("TURNSTILE_EMPTY", false),
         log: settings.read("TURNSTILE_LOG", "info".to_owned()),
         reflection: settings.read("TURNSTILE_REFLECTION", true),
@@ -108,6 +135,17 @@ fn read_all(
         reservation: outerpark_reservation::Settings::read(&mut settings),
     };
     Ok((config, settings))
+}
+
+fn admin(settings: &mut Settings) -> Admin {
+    let default = SocketAddr::from(([127, 0, 0, 1], 9090));
+    let given = settings.read_with("TURNSTILE_ADMIN_LISTEN", &default.to_string(), |text| {
+        if text == "off" {
+            return Ok(Admin::Off);
+        }
+        text.parse().map(Admin::At).map_err(|_| "must be like 127.0.0.1:9090, or off".to_owned())
+    });
+    given.unwrap_or(Admin::Preferably(default))
 }
 
 /// `TURNSTILE_EDGE_HOMEMOVIE_APP_PAYMENT_TIMEOUT_MS` and so on (rule G-9).

@@ -1,17 +1,21 @@
 //! The program as a process, and a client of it.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its own part")]
 
+pub mod collector;
 pub mod stores;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mesh_testing::eventually;
 use proto::identity::v1::identity_service_client::IdentityServiceClient;
 use proto::identity::v1::{SignInRequest, SignUpRequest};
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
@@ -22,6 +26,8 @@ pub const PASSWORD: &str = "a password for tests";
 pub fn turnstile() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_turnstile"));
     command.env_clear().env("TURNSTILE_ADMIN_PASSWORD", PASSWORD).kill_on_drop(true);
+    // Tests run side by side: who needs the port says so.
+    command.env("TURNSTILE_ADMIN_LISTEN", "off");
     command
 }
 
@@ -39,7 +45,9 @@ pub async fn run(command: &mut Command) -> Output {
 /// A running system.
 pub struct Up {
     child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
+    /// Everything it said so far; read all the time, so that it can go on.
+    said: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
     pub address: String,
 }
 
@@ -58,21 +66,46 @@ impl Up {
 
     /// With these settings in its environment.
     pub async fn start_with(data: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut child = up(data, settings).spawn().expect("it starts");
+        Self::launch(up(data, settings)).await
+    }
+
+    /// As its users start it: with the admin port where it is by default.
+    pub async fn start_without_settings(data: &Path) -> Self {
+        let mut command = up(data, &[]);
+        command.env_remove("TURNSTILE_ADMIN_LISTEN");
+        Self::launch(command).await
+    }
+
+    async fn launch(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("standard error")).lines();
-        let address = timeout(PATIENCE, async {
-            let mut said = String::new();
-            loop {
-                let line = lines.next_line().await.expect("a line");
-                let line = line.unwrap_or_else(|| panic!("it ended before it was ready: {said}"));
-                said.push_str(&line);
-                if let Some((_, address)) = line.split_once(" ms on ") {
-                    break address.to_owned();
-                }
+        let said = Arc::new(Mutex::new(String::new()));
+        let heard = said.clone();
+        let reader = tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                *heard.lock().expect("what it said") += &(line + "\n");
             }
         });
-        let address = address.await.expect("it is ready in time");
-        Self { child, lines, address }
+        let address = eventually("it is ready", async || {
+            let said = said.lock().expect("what it said").clone();
+            let address = word_behind(&said, " ms on ");
+            assert!(address.is_some() || !reader.is_finished(), "it ended before: {said}");
+            address
+        })
+        .await;
+        Self { child, said, reader, address }
+    }
+
+    /// Where its admin port is.
+    pub fn admin(&self) -> SocketAddr {
+        let said = self.said();
+        let address = word_behind(&said, "admin port on ").expect("an admin port");
+        address.parse().expect("an address")
+    }
+
+    /// Everything it said so far.
+    pub fn said(&self) -> String {
+        self.said.lock().expect("what it said").clone()
     }
 
     pub async fn connect(&self) -> Channel {
@@ -84,19 +117,22 @@ impl Up {
         self.child.kill().await.expect("kill -9");
     }
 
-    /// SIGTERM, then what it said and how it ended.
+    /// SIGTERM, then how it ended and all it said.
     pub async fn terminate(mut self) -> (Option<i32>, String) {
         let pid = self.child.id().expect("a process").to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill").success());
         let status =
             timeout(Duration::from_secs(30), self.child.wait()).await.expect("it ends in time");
-        let mut said = String::new();
-        while let Ok(Some(line)) = self.lines.next_line().await {
-            said.push_str(&line);
-            said.push('\n');
-        }
-        (status.expect("a status").code(), said)
+        (&mut self.reader).await.expect("all it said");
+        (status.expect("a status").code(), self.said())
     }
+}
+
+fn word_behind(said: &str, what: &str) -> Option<String> {
+    let (_, rest) = said.split_once(what)?;
+    // The line is complete.
+    let (line, _) = rest.split_once('\n')?;
+    Some(line.split_whitespace().next()?.to_owned())
 }
 
 pub fn with_token<T>(token: &str, message: T) -> Request<T> {
