@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use proto::mesh::v1::ErrorReason;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -58,6 +59,17 @@ pub enum Error {
         /// When to come again.
         retry_after: Duration,
     },
+    /// This process takes on no more for now. Nothing of the call was begun.
+    #[error("this process is {why}, try again later")]
+    TurnedAway {
+        /// What it is instead: overloaded, stopping.
+        why: &'static str,
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// A message has more bytes than are taken.
+    #[error("a message may have {0} bytes at the most")]
+    TooLarge(usize),
     /// The time for this has passed. What was begun has been rolled back or will be undone.
     #[error("the deadline has passed")]
     DeadlineExceeded,
@@ -153,6 +165,16 @@ impl Error {
         Self::Unavailable { what: what.to_string(), retry_after: Duration::from_secs(1) }
     }
 
+    /// More is under way than this process can do; come again in a second.
+    pub(crate) fn overloaded() -> Self {
+        Self::TurnedAway { why: "overloaded", retry_after: Duration::from_secs(1) }
+    }
+
+    /// This process is about to stop; come again in a second, and find another or the next.
+    pub(crate) fn stopping() -> Self {
+        Self::TurnedAway { why: "stopping", retry_after: Duration::from_secs(1) }
+    }
+
     /// Our mistake, with its cause for the log.
     pub fn internal(cause: impl Into<Cause>) -> Self {
         Self::Internal(cause.into())
@@ -166,6 +188,7 @@ impl Error {
             Self::StillRunning
             | Self::Changed(_)
             | Self::Unavailable { .. }
+            | Self::TurnedAway { .. }
             | Self::DeadlineExceeded => {
                 return true;
             }
@@ -210,6 +233,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         let mut details = ErrorDetails::new();
+        let mut headers = MetadataMap::new();
         let (code, reason) = match &error {
             Error::Invalid(violations) => {
                 for violation in violations {
@@ -244,6 +268,12 @@ impl From<Error> for Status {
                 details.set_retry_info(Some(*retry_after));
                 (Code::Unavailable, ErrorReason::Unavailable)
             }
+            Error::TurnedAway { retry_after, .. } => {
+                details.set_retry_info(Some(*retry_after));
+                push_back(&mut headers, *retry_after);
+                (Code::Unavailable, ErrorReason::Unavailable)
+            }
+            Error::TooLarge(_) => (Code::ResourceExhausted, ErrorReason::TooLarge),
             Error::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
             Error::Unimplemented(_) => (Code::Unimplemented, ErrorReason::Unimplemented),
             Error::Status(_) => return pass_on(error),
@@ -257,7 +287,14 @@ impl From<Error> for Status {
             metadata.insert("request_id".to_owned(), request_id.clone());
         }
         details.set_error_info(kit_reason(reason), "mesh", metadata);
-        Self::with_error_details(code, message, details)
+        Self::with_error_details_and_metadata(code, message, details, headers)
+    }
+}
+
+/// Asks for a pause that also clients without our details understand (gRFC A6).
+fn push_back(headers: &mut MetadataMap, wait: Duration) {
+    if let Ok(millis) = u32::try_from(wait.as_millis()) {
+        headers.insert("grpc-retry-pushback-ms", millis.into());
     }
 }
 
