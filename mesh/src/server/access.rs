@@ -65,6 +65,11 @@ impl Access {
         Ok(Caller::new(Some(account), None, address))
     }
 
+    /// Whether a call comes along with a context's token, good or not: [`Access::admit`] finds out.
+    pub(super) fn claims_context<B>(&self, request: &http::Request<B>) -> bool {
+        !self.faces_customers && request.headers().contains_key(SERVICE_HEADER)
+    }
+
     /// The context that calls: of this process, or one that proves itself.
     fn service(&self, rule: &Rule, request: &Parts) -> Option<String> {
         if let Some(LocalPeer(context)) = request.extensions.get::<LocalPeer>() {
