@@ -14,6 +14,9 @@ use crate::Outcome;
 use crate::settings::Config;
 use crate::system;
 
+/// How long a stop may take: who waits for it kills after half a minute.
+const PATIENCE: Duration = Duration::from_secs(28);
+
 pub(crate) async fn up(mut config: Config, begun: Instant) -> Outcome {
     mesh::telemetry::start(&config.log).map_err(|error| format!("TURNSTILE_LOG: {error}"))?;
     config.identity.on_first_admin = Arc::new(welcome);
@@ -47,6 +50,11 @@ pub(crate) async fn up(mut config: Config, begun: Instant) -> Outcome {
         mesh.drain().await;
         listening.close().await;
         mesh.shut_down().await;
+    };
+    let drain = async {
+        if tokio::time::timeout(PATIENCE, drain).await.is_err() {
+            eprintln!("not everything had stopped in time: the next start finishes it");
+        }
     };
     tokio::select! {
         () = drain => Ok(()),
