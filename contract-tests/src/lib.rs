@@ -8,6 +8,7 @@
 )]
 
 pub mod homemovie;
+pub mod hostile;
 pub mod outerpark;
 pub mod raw;
 pub mod stores;
