@@ -80,18 +80,22 @@ impl http_body::Body for Outgoing {
         if self.ended {
             return Poll::Ready(None);
         }
-        if let Some(end) = &mut self.end
-            && let Poll::Ready(error) = end.as_mut().poll(cx)
-        {
-            return self.end_with(error);
-        }
         let inner = Pin::new(&mut self.inner);
         match catch_unwind(AssertUnwindSafe(|| inner.poll_frame(cx))) {
-            Ok(next) => next,
+            // What is there to be told is told first.
+            Ok(Poll::Ready(next)) => return Poll::Ready(next),
+            Ok(Poll::Pending) => {}
             Err(panic) => {
                 let words = crate::store::words(&*panic);
-                self.end_with(Error::internal(format!("panic in a stream: {words}")))
+                return self.end_with(Error::internal(format!("panic in a stream: {words}")));
             }
+        }
+        match &mut self.end {
+            Some(end) => match end.as_mut().poll(cx) {
+                Poll::Ready(error) => self.end_with(error),
+                Poll::Pending => Poll::Pending,
+            },
+            None => Poll::Pending,
         }
     }
 
