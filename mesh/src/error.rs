@@ -13,6 +13,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// What a fallible function of the kit or of a context returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// How many bytes of a message a caller gets.
+const LONGEST_MESSAGE: usize = 1000;
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why something was not done, by what the caller can do about it.
@@ -231,7 +234,7 @@ impl From<diesel::result::Error> for Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let message = error.to_string();
+        let message = shortened(error.to_string());
         let mut details = ErrorDetails::new();
         let mut headers = MetadataMap::new();
         let (code, reason) = match &error {
@@ -242,7 +245,7 @@ impl From<Error> for Status {
                 (Code::InvalidArgument, ErrorReason::Invalid)
             }
             Error::NotFound(name) => {
-                details.set_resource_info("", name, "", "");
+                details.set_resource_info("", shortened(name.clone()), "", "");
                 (Code::NotFound, ErrorReason::NotFound)
             }
             Error::Forbidden(_) => (Code::PermissionDenied, ErrorReason::Forbidden),
@@ -289,6 +292,16 @@ impl From<Error> for Status {
         details.set_error_info(kit_reason(reason), "mesh", metadata);
         Self::with_error_details_and_metadata(code, message, details, headers)
     }
+}
+
+/// A message goes into a header: what a client said is not said back to it at any length.
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.push_str("...");
+    }
+    text
 }
 
 /// Asks for a pause that also clients without our details understand (gRFC A6).
@@ -357,6 +370,13 @@ mod tests {
         assert_eq!((status.code(), status.message()), (Code::Internal, "internal error"));
         let passed_on = Status::from(Error::from(Status::new(Code::Unknown, "SELECT")));
         assert_eq!((passed_on.code(), passed_on.message()), (Code::Internal, "internal error"));
+    }
+
+    #[test]
+    fn a_long_name_is_not_said_back() {
+        let status = Status::from(Error::NotFound("\u{e9}".repeat(100_000)));
+        let length = status.message().len() + status.details().len();
+        assert!(status.message().ends_with("...") && length < 10_000, "{length}");
     }
 
     #[test]
