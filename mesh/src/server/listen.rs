@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tonic::body::Body;
 
 use super::Front;
-use super::connection::{Ends, connections};
+use super::connection::{AGE, Ends, connections};
 
 /// How long running calls may take to finish when the port closes.
 const GRACE: Duration = Duration::from_secs(15);
@@ -18,9 +18,6 @@ const GRACE: Duration = Duration::from_secs(15);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often it is looked whether anything is under way.
 const LOOK: Duration = Duration::from_millis(20);
-/// A connection ends after so long, whatever is on it: the net for clients that never read what they asked for.
-const AGE: Duration = Duration::from_secs(10 * 60);
-const AGE_GRACE: Duration = Duration::from_secs(30);
 
 /// A port that is open.
 #[derive(Debug)]
@@ -51,8 +48,8 @@ impl Front {
             // Who opens streams to reset them, or makes us reset them, loses the connection (CVE-2023-44487).
             .http2_max_pending_accept_reset_streams(Some(20))
             .http2_max_local_error_reset_streams(Some(1024))
+            // With a grace tonic would cut without a word; what has not gone by itself is cut by its age.
             .max_connection_age(AGE)
-            .max_connection_age_grace(AGE_GRACE)
             .serve_with_incoming_shutdown(
                 entry,
                 connections(listener, self.limits(), ends.clone()),
