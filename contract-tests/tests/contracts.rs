@@ -240,3 +240,31 @@ fn every_domain_is_pure() {
     }
     assert!(found >= 5, "{found} domains");
 }
+
+/// The packages of the workspace, by the folders that its manifest names.
+fn manifests() -> Vec<(String, String)> {
+    let read = |folder: &str| {
+        std::fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap_or_default()
+    };
+    let workspace = read("");
+    let members = workspace.split("members = [").nth(1).unwrap().split(']').next().unwrap();
+    let folders = members.split('"').skip(1).step_by(2);
+    folders.map(|folder| (folder.to_owned(), read(folder))).collect()
+}
+
+#[test]
+fn s_34_no_crate_is_unsafe_and_no_sum_overflows_in_silence() {
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(workspace.contains("unsafe_code = \"forbid\""));
+    let release = workspace.split("[profile.release]").nth(1).unwrap();
+    assert!(release.split("\n[").next().unwrap().contains("overflow-checks = true"));
+    let manifests = manifests();
+    assert!(manifests.len() >= 14, "{} crates", manifests.len());
+    for (folder, manifest) in manifests {
+        let lints = manifest.split("[lints").nth(1).unwrap_or_default();
+        let lints = lints.split("\n[").next().unwrap_or_default();
+        let strict =
+            lints.contains("workspace = true") || lints.contains("unsafe_code = \"forbid\"");
+        assert!(strict, "{folder} may be unsafe");
+    }
+}

@@ -220,6 +220,23 @@ async fn everything_wrong_with_the_settings_is_said_at_once() {
     );
 }
 
+/// What is on the command line is in every list of processes.
+#[tokio::test]
+async fn s_32_no_secret_is_given_by_a_flag() {
+    for command in ["", "up", "demo", "events", "intents", "check-config"] {
+        let arguments = [command, "--help"].into_iter().filter(|argument| !argument.is_empty());
+        let help = run(turnstile().args(arguments)).await;
+        let shown = String::from_utf8_lossy(&help.stdout).into_owned();
+        assert!(help.status.success() && shown.contains("--help"), "{shown}");
+        let flags = shown.split_whitespace().filter(|word| word.starts_with("--"));
+        for flag in flags {
+            let secret =
+                ["password", "secret", "token", "key"].iter().any(|word| flag.contains(word));
+            assert!(!secret, "{command}: {flag}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_demo_plays_to_its_end_alone_and_against_a_target() {
     for system in ["homemovie", "outerpark"] {
