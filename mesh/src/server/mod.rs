@@ -268,18 +268,4 @@ fn bearer_of(headers: &HeaderMap) -> Option<Arc<str>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_grpc_is_taken_for_grpc() {
-        let is = |kind: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, kind.parse().unwrap());
-            is_grpc(&headers)
-        };
-        assert!(is("application/grpc") && is("application/grpc+proto") && is("application/grpc;x"));
-        assert!(!is("application/json") && !is("application/grpc-web") && !is(""));
-        assert!(!is_grpc(&HeaderMap::new()));
-    }
-}
+mod tests;
