@@ -200,15 +200,18 @@ async fn s_04_a_body_that_never_ends_is_cut_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn s_04_a_stream_whose_request_never_comes_is_cut() {
+async fn s_04_a_request_that_never_comes_opens_no_stream_and_asks_for_no_health() {
     let mesh = start().await;
     let peer = Peer::connect(mesh.address()).await;
     let mut watch = request("turnstile.mypage.v1.MyPageService/WatchMyOrders");
     let bearer = format!("Bearer {}", mesh.customer().token);
     watch.headers_mut().insert("authorization", bearer.parse().expect("a token"));
-    let (answer, _sender) = peer.begin(watch).await;
-    let answer = in_time("an answer", read(answer)).await;
-    assert_eq!(answer, Answer::of(Code::DeadlineExceeded));
+    let (watch, _open) = peer.begin(watch).await;
+    let (health, _open_too) = peer.begin(request("grpc.health.v1.Health/Check")).await;
+    let answers = async { tokio::join!(read(watch), read(health)) };
+    let answers = in_time("both answers", answers).await;
+    let late = || Answer::of(Code::DeadlineExceeded);
+    assert_eq!(answers, (late(), late()));
 }
 
 /// Each status that tonic would give otherwise, or might give otherwise one day (trap T-26).

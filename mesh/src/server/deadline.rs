@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::contract::Rule;
 
 /// How long a stream may take to begin: its request must be there by then. How long it is open is its own matter.
-const OPENING: Duration = Duration::from_secs(5);
+pub(super) const OPENING: Duration = Duration::from_secs(5);
 
 /// When a call that came in at `begun` must be answered; for a stream, when it must have begun.
 pub(super) fn deadline_of(rule: &Rule, headers: &HeaderMap, begun: Instant) -> Instant {

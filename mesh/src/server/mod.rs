@@ -32,7 +32,7 @@ pub(crate) use access::Access;
 pub use gate::Limits;
 pub use listen::Listening;
 
-use self::deadline::{deadline_of, end_of};
+use self::deadline::{OPENING, deadline_of, end_of};
 use self::gate::{Gate, Place};
 use self::measured::Measured;
 use self::outgoing::Outgoing;
@@ -220,8 +220,11 @@ impl Front {
     /// Health and reflection answer also when there is too much of everything else.
     async fn infrastructure(&self, request: http::Request<Body>) -> Result<http::Response<Body>> {
         let routes = self.served(MESH)?.routes;
-        let until = end_of(request.headers(), Instant::now());
-        let answer = run(routes, request).await?;
+        let begun = Instant::now();
+        let until = end_of(request.headers(), begun);
+        let work = run(routes, request);
+        let answer =
+            timeout_at(begun + OPENING, work).await.unwrap_or(Err(Error::DeadlineExceeded))?;
         let closing = self.inner.gate.closing();
         Ok(answer.map(|body| Body::new(Outgoing::outside(body, until, closing, None))))
     }
