@@ -112,9 +112,15 @@ async fn t27_a_call_that_is_under_way_is_answered_before_the_process_ends() {
     let channel = up.connect().await;
     let token = customer(&channel, "a@example.org").await;
     let admin = sign_in(&channel, "admin@localhost", PASSWORD).await;
-    let picking = channel.clone();
-    let under_way = tokio::spawn(async move { pick(&picking, &token).await });
-    eventually("the payment is under way", || async {
+    let begin = || {
+        let (channel, token) = (channel.clone(), token.clone());
+        tokio::spawn(async move { pick(&channel, &token).await })
+    };
+    let mut under_way = begin();
+    eventually("a payment is under way", async || {
+        if under_way.is_finished() {
+            under_way = begin();
+        }
         let mut operations = OperationsServiceClient::new(channel.clone());
         let request = with_token(&admin, ListIntentsRequest::default());
         let intents = operations.list_intents(request).await.expect("a list").into_inner().intents;
