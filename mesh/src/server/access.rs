@@ -65,9 +65,11 @@ impl Access {
         Ok(Caller::new(Some(account), None, address))
     }
 
-    /// Whether a call comes along with a context's token, good or not: [`Access::admit`] finds out.
-    pub(super) fn claims_context<B>(&self, request: &http::Request<B>) -> bool {
-        !self.faces_customers && request.headers().contains_key(SERVICE_HEADER)
+    /// Whether a context calls for itself, and does not pass on a new call of a customer: by what it says,
+    /// [`Access::admit`] finds out.
+    pub(super) fn claims_context<B>(&self, rule: &Rule, request: &http::Request<B>) -> bool {
+        let with_token = || request.headers().contains_key(SERVICE_HEADER);
+        !self.faces_customers && rule.access == Level::Service && with_token()
     }
 
     /// The context that calls: of this process, or one that proves itself.

@@ -180,7 +180,10 @@ impl Front {
         let within = request.extensions().get::<LocalPeer>().is_some();
         let _place = match within {
             true => None,
-            false => Some(self.inner.gate.enter(self.inner.access.claims_context(&request))?),
+            false => {
+                let of_a_context = self.inner.access.claims_context(rule, &request);
+                Some(self.inner.gate.enter(of_a_context)?)
+            }
         };
         let until = end_of(request.headers(), begun);
         let work = self.answer(rule, request, deadline);

@@ -10,7 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tonic::Code;
 
 use super::*;
-use crate::auth::{Trust, Verifier};
+use crate::auth::{MeshKey, Trust, Verifier};
+use crate::caller::SERVICE_HEADER;
 
 const PAY: &str = "turnstile.payment.v1.PaymentService/Pay";
 const LIST: &str = "turnstile.payment.v1.PaymentService/ListPayments";
@@ -23,7 +24,18 @@ fn front<F>(
 where
     F: Future<Output = ()> + Send,
 {
-    let front = Front::new(Access::new(Arc::new(verifier), None, true), Limits::default());
+    front_of(Access::new(Arc::new(verifier), None, true), Limits::default(), work)
+}
+
+fn front_of<F>(
+    access: Access,
+    limits: Limits,
+    work: impl Fn() -> F + Clone + Send + Sync + 'static,
+) -> (Front, Arc<AtomicUsize>)
+where
+    F: Future<Output = ()> + Send,
+{
+    let front = Front::new(access, limits);
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     let handler = tower::service_fn(move |_: http::Request<axum::body::Body>| {
@@ -102,6 +114,25 @@ async fn t30_finding_out_who_calls_takes_no_longer_than_the_call() {
     request.headers_mut().insert(http::header::AUTHORIZATION, bearer.parse().unwrap());
     assert_eq!(ask(&front, request).await.code(), Code::DeadlineExceeded);
     assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn t30_a_context_is_let_in_before_the_new_calls_that_it_passes_on() {
+    let key = MeshKey::new("a secret of the mesh that is long enough").unwrap();
+    let access = Access::new(Arc::new(nobody()), Some(key.clone()), false);
+    let limits = Limits { calls: 2, ..Limits::default() };
+    let (front, asked) = front_of(access, limits, || async {});
+    let _full = [front.inner.gate.enter(false).unwrap(), front.inner.gate.enter(false).unwrap()];
+    let with_token = |method: &str| {
+        let mut request = from_outside(method);
+        let token = key.sign("homemovie.app", "payment").unwrap();
+        request.headers_mut().insert(SERVICE_HEADER, token.parse().unwrap());
+        request
+    };
+    assert_eq!(ask(&front, with_token(LIST)).await.code(), Code::Unavailable);
+    assert_eq!(ask(&front, from_outside(PAY)).await.code(), Code::Unavailable);
+    assert_eq!(ask(&front, with_token(PAY)).await.code(), Code::Ok);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
