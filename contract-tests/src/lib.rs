@@ -8,9 +8,13 @@
 )]
 
 pub mod homemovie;
+pub mod hostile;
+pub mod mutation;
 pub mod outerpark;
 pub mod raw;
+pub mod requests;
 pub mod stores;
+pub mod world;
 
 use mesh::Context;
 

@@ -1,5 +1,7 @@
 //! Calls by path and bytes: what a client does that has no generated code, or none that is sound.
 
+use tonic::body::Body;
+use tonic::client::GrpcService;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
 
@@ -45,14 +47,20 @@ impl Decoder for Bytes {
 
 /// Calls a method (`turnstile.payment.v1.PaymentService/Pay`) with these bytes as its request, with a token if there is
 /// one: the first message of the answer, or the status.
-pub async fn call(
-    channel: tonic::transport::Channel,
+pub async fn call<C>(
+    channel: C,
     method: &str,
     body: Vec<u8>,
     token: Option<&str>,
-) -> Result<Vec<u8>, Status> {
+) -> Result<Vec<u8>, Status>
+where
+    C: GrpcService<Body>,
+    C::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    C::ResponseBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    <C::ResponseBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
+    client.ready().await.map_err(|error| Status::unknown(error.into().to_string()))?;
     let mut request = Request::new(body);
     if let Some(token) = token {
         request

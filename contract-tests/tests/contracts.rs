@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use contract_tests::{every_context, raw};
 use mesh::contract::{Contract, Rule};
-use mesh_testing::{Account, TestMesh, eventually};
+use mesh_testing::{TestMesh, eventually};
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 use proto::mesh::v1::operations_service_client::OperationsServiceClient;
 use proto::mesh::v1::{Access, ListPoliciesRequest, Policy};
-use tonic::{Code, Status};
 
 fn pool() -> DescriptorPool {
     DescriptorPool::decode(proto::DESCRIPTORS).unwrap()
@@ -115,104 +114,6 @@ fn every_reason_fits_error_info() {
         let plain = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
         assert!(plain && name.len() <= 63, "{}", reason.full_name());
     }
-}
-
-/// Calls every method of ours, and holds each answer against what is expected.
-async fn call_all(
-    mesh: &TestMesh,
-    body: &[u8],
-    token: Option<&str>,
-    check: impl Fn(&Rule, &Result<Vec<u8>, Status>),
-) {
-    let channel = mesh.stranger();
-    for rule in Contract::ours().unwrap().rules() {
-        let answer = raw::call(channel.clone(), &rule.method, body.to_vec(), token).await;
-        check(rule, &answer);
-    }
-}
-
-fn code(answer: &Result<Vec<u8>, Status>) -> Code {
-    answer.as_ref().map_or_else(Status::code, |_| Code::Ok)
-}
-
-#[tokio::test]
-async fn g16_every_rpc_refuses_who_may_not_call_it() {
-    let mesh = TestMesh::start(&every_context()).await;
-    call_all(&mesh, &[], None, |rule, answer| {
-        let expected = match rule.access {
-            Access::Customer | Access::Admin => Code::Unauthenticated,
-            Access::Service => Code::Unimplemented,
-            _ => return assert_ne!(code(answer), Code::Unauthenticated, "{}", rule.method),
-        };
-        assert_eq!(code(answer), expected, "{} by a stranger: {answer:?}", rule.method);
-    })
-    .await;
-    let Account { token, .. } = mesh.customer();
-    call_all(&mesh, &[], Some(&token), |rule, answer| match rule.access {
-        Access::Admin => {
-            assert_eq!(code(answer), Code::PermissionDenied, "{} by a customer", rule.method)
-        }
-        Access::Service => {
-            assert_eq!(code(answer), Code::Unimplemented, "{} by a customer", rule.method)
-        }
-        _ => assert!(
-            !matches!(code(answer), Code::PermissionDenied | Code::Unauthenticated),
-            "{}",
-            rule.method
-        ),
-    })
-    .await;
-    let forged = token.chars().rev().collect::<String>();
-    call_all(&mesh, &[], Some(&forged), |rule, answer| {
-        if matches!(rule.access, Access::Admin | Access::Customer) {
-            assert_eq!(code(answer), Code::Unauthenticated, "{} with a forged token", rule.method);
-        }
-    })
-    .await;
-}
-
-/// What must never be in a message to a client.
-const INSIDE: [&str; 9] =
-    ["SELECT", "INSERT", "sqlite", "diesel", "panic", ".rs", "/tmp", "src/", "thread"];
-
-#[tokio::test]
-async fn g13_every_rpc_answers_rubbish_with_a_clear_error() {
-    let mesh = TestMesh::start(&every_context()).await;
-    let admin = mesh.admin();
-    // Nothing at all; a text in field 1 that is no name; bad UTF-8; a length that lies; a number where a text is.
-    let bodies: [&[u8]; 5] =
-        [&[], b"\x0a\x05../..", b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f", b"\x08\x96\x01"];
-    for body in bodies {
-        call_all(&mesh, body, Some(&admin.token), |rule, answer| {
-            let Err(status) = answer else { return };
-            let undecodable =
-                status.code() == Code::Internal && status.message().contains("decode");
-            let planned = matches!(
-                status.code(),
-                Code::InvalidArgument
-                    | Code::NotFound
-                    | Code::Unimplemented
-                    | Code::Unauthenticated
-            );
-            assert!(planned || undecodable, "{} answers {body:?} with {status}", rule.method);
-            for word in INSIDE {
-                assert!(
-                    !status.message().contains(word),
-                    "{} tells of its inside: {status}",
-                    rule.method
-                );
-            }
-        })
-        .await;
-    }
-    // And the next good call works.
-    let answer = raw::call(
-        mesh.stranger(),
-        "turnstile.mypage.v1.MyPageService/ListMyOrders",
-        Vec::new(),
-        Some(&admin.token),
-    );
-    answer.await.unwrap();
 }
 
 #[tokio::test]
@@ -338,4 +239,32 @@ fn every_domain_is_pure() {
         }
     }
     assert!(found >= 5, "{found} domains");
+}
+
+/// The packages of the workspace, by the folders that its manifest names.
+fn manifests() -> Vec<(String, String)> {
+    let read = |folder: &str| {
+        std::fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap_or_default()
+    };
+    let workspace = read("");
+    let members = workspace.split("members = [").nth(1).unwrap().split(']').next().unwrap();
+    let folders = members.split('"').skip(1).step_by(2);
+    folders.map(|folder| (folder.to_owned(), read(folder))).collect()
+}
+
+#[test]
+fn s_34_no_crate_is_unsafe_and_no_sum_overflows_in_silence() {
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(workspace.contains("unsafe_code = \"forbid\""));
+    let release = workspace.split("[profile.release]").nth(1).unwrap();
+    assert!(release.split("\n[").next().unwrap().contains("overflow-checks = true"));
+    let manifests = manifests();
+    assert!(manifests.len() >= 14, "{} crates", manifests.len());
+    for (folder, manifest) in manifests {
+        let lints = manifest.split("[lints").nth(1).unwrap_or_default();
+        let lints = lints.split("\n[").next().unwrap_or_default();
+        let strict =
+            lints.contains("workspace = true") || lints.contains("unsafe_code = \"forbid\"");
+        assert!(strict, "{folder} may be unsafe");
+    }
 }

@@ -8,13 +8,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
@@ -77,7 +78,14 @@ pub(crate) struct Verifier {
     cache: Option<PathBuf>,
     keys: RwLock<HashMap<String, DecodingKey>>,
     good: GoodTokens,
-    last_read: tokio::sync::Mutex<Option<Instant>>,
+    last_read: tokio::sync::Mutex<Option<LastRead>>,
+}
+
+/// When the keys were read last, and whether that went well.
+#[derive(Debug, Clone, Copy)]
+struct LastRead {
+    at: Instant,
+    failed: bool,
 }
 
 impl std::fmt::Debug for Verifier {
@@ -154,20 +162,20 @@ impl Verifier {
         let source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(source) = source else { return Ok(()) };
         let mut last = self.last_read.lock().await;
-        if last.is_some_and(|at| at.elapsed() < REREAD) {
-            return Ok(());
-        }
-        let jwks = match source().await {
-            Ok(jwks) => jwks,
-            Err(error) => {
-                tracing::warn!(%error, "the keys of identity could not be read");
-                // Sooner than after a success, but not for each token that asks for it.
-                *last = Instant::now().checked_sub(REREAD - REREAD_AFTER_FAILURE);
+        match *last {
+            Some(LastRead { at, failed: false }) if at.elapsed() < REREAD => return Ok(()),
+            // Sooner than after a success, but not for each token that asks for it.
+            Some(LastRead { at, failed: true }) if at.elapsed() < REREAD_AFTER_FAILURE => {
                 return Err(Error::unavailable("identity"));
             }
-        };
-        self.take(&jwks)?;
-        *last = Some(Instant::now());
+            _ => {}
+        }
+        let read = source().await.and_then(|jwks| self.take(&jwks).map(|()| jwks));
+        *last = Some(LastRead { at: Instant::now(), failed: read.is_err() });
+        let jwks = read.map_err(|error| {
+            tracing::warn!(%error, "the keys of identity could not be read");
+            Error::unavailable("identity")
+        })?;
         if let Some(file) = &self.cache
             && let Err(error) = std::fs::write(file, &jwks)
         {
@@ -180,8 +188,9 @@ impl Verifier {
         let set: JwkSet = serde_json::from_str(jwks).map_err(Error::internal)?;
         let mut keys = HashMap::new();
         for jwk in set.keys {
-            if let Some(kid) = jwk.common.key_id.clone() {
-                keys.insert(kid, DecodingKey::from_jwk(&jwk).map_err(Error::internal)?);
+            // A provider may have keys for other things than tokens.
+            if let (Some(kid), Ok(key)) = (&jwk.common.key_id, DecodingKey::from_jwk(&jwk)) {
+                keys.insert(kid.clone(), key);
             }
         }
         let mut held = self.keys.write().unwrap_or_else(PoisonError::into_inner);
@@ -300,7 +309,156 @@ pub fn random_text() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+    use serde_json::{Value, json};
+
     use super::*;
+
+    /// Somebody who signs tokens, with one key.
+    struct Signer {
+        kid: &'static str,
+        key: Ed25519KeyPair,
+    }
+
+    impl Signer {
+        fn new(kid: &'static str) -> Self {
+            Self { kid, key: Ed25519KeyPair::generate().unwrap() }
+        }
+
+        fn jwk(&self) -> Value {
+            let x = URL_SAFE_NO_PAD.encode(self.key.public_key().as_ref());
+            json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": self.kid, "x": x })
+        }
+
+        fn token(&self) -> String {
+            self.token_of(self.kid)
+        }
+
+        fn token_of(&self, kid: &str) -> String {
+            let now = seconds(SystemTime::now());
+            let claims = AccessClaims {
+                iss: "turnstile".to_owned(),
+                aud: "turnstile".to_owned(),
+                sub: "accounts/1".to_owned(),
+                roles: BTreeSet::new(),
+                iat: now,
+                nbf: now,
+                exp: now + 900,
+            };
+            let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::EdDSA) };
+            let pkcs8 = self.key.to_pkcs8v1().unwrap();
+            let key = EncodingKey::from_ed_der(pkcs8.as_ref());
+            jsonwebtoken::encode(&header, &claims, &key).unwrap()
+        }
+    }
+
+    /// Where keys come from, and how often they were asked for; none: it is down.
+    #[derive(Clone, Default)]
+    struct Source {
+        says: Arc<Mutex<Option<String>>>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Source {
+        fn of(signers: &[&Signer]) -> Self {
+            let source = Self::default();
+            source.says(signers);
+            source
+        }
+
+        fn says(&self, signers: &[&Signer]) {
+            let keys: Vec<_> = signers.iter().map(|signer| signer.jwk()).collect();
+            *self.says.lock().unwrap() = Some(json!({ "keys": keys }).to_string());
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::SeqCst)
+        }
+
+        fn verifier(&self) -> Verifier {
+            let verifier = Verifier::new(Trust::default(), None);
+            let source = self.clone();
+            verifier.read_keys_from(Arc::new(move || {
+                source.asked.fetch_add(1, Ordering::SeqCst);
+                let said = source.says.lock().unwrap().clone();
+                Box::pin(async move { said.ok_or_else(|| Error::unavailable("identity")) })
+            }));
+            verifier
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s_11_a_thousand_unknown_kids_cause_one_read_in_30_s() {
+        let (signer, source) = (Signer::new("a"), Source::of(&[&Signer::new("other")]));
+        let verifier = source.verifier();
+        for number in 0..1000 {
+            let outcome = verifier.verify(&signer.token_of(&format!("kid-{number}"))).await;
+            assert!(matches!(outcome, Err(Error::Unauthenticated)), "{outcome:?}");
+        }
+        assert_eq!(source.asked(), 1);
+        tokio::time::advance(REREAD).await;
+        assert!(verifier.verify(&signer.token()).await.is_err());
+        assert_eq!(source.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s_11_a_source_that_talks_rubbish_is_not_asked_for_every_token() {
+        let (signer, source) = (Signer::new("a"), Source::default());
+        *source.says.lock().unwrap() = Some("<html>".to_owned());
+        let verifier = source.verifier();
+        for _ in 0..100 {
+            let outcome = verifier.verify(&signer.token()).await;
+            assert!(matches!(outcome, Err(Error::Unavailable { .. })), "{outcome:?}");
+        }
+        assert_eq!(source.asked(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s_13_known_keys_serve_while_their_source_is_down() {
+        let (signer, other) = (Signer::new("a"), Signer::new("b"));
+        let source = Source::of(&[&signer]);
+        let verifier = source.verifier();
+        assert!(verifier.verify(&signer.token()).await.is_ok());
+        *source.says.lock().unwrap() = None;
+        tokio::time::advance(Duration::from_secs(600)).await;
+        for _ in 0..100 {
+            assert!(verifier.verify(&signer.token()).await.is_ok());
+            // It may be a good one: who has it is not told to sign in again.
+            let outcome = verifier.verify(&other.token()).await;
+            assert!(matches!(outcome, Err(Error::Unavailable { .. })), "{outcome:?}");
+        }
+        assert_eq!(source.asked(), 2);
+        source.says(&[&signer, &other]);
+        tokio::time::advance(REREAD_AFTER_FAILURE).await;
+        assert!(verifier.verify(&other.token()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s_13_two_keys_are_good_together_and_the_old_one_ends() {
+        let (old, new, next) = (Signer::new("old"), Signer::new("new"), Signer::new("next"));
+        let source = Source::of(&[&old, &new]);
+        let verifier = source.verifier();
+        assert!(verifier.verify(&old.token()).await.is_ok());
+        assert!(verifier.verify(&new.token()).await.is_ok());
+        source.says(&[&new, &next]);
+        tokio::time::advance(REREAD).await;
+        assert!(verifier.verify(&next.token()).await.is_ok());
+        assert!(verifier.verify(&new.token()).await.is_ok());
+        let outcome = verifier.verify(&old.token()).await;
+        assert!(matches!(outcome, Err(Error::Unauthenticated)), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_of_no_use_spoils_no_other() {
+        let (signer, source) = (Signer::new("a"), Source::default());
+        let broken = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "broken", "x": "?" });
+        let rsa = json!({ "kty": "RSA", "kid": "mail", "n": "AQAB", "e": "AQAB" });
+        let set = json!({ "keys": [broken, rsa, signer.jwk()] });
+        *source.says.lock().unwrap() = Some(set.to_string());
+        assert!(source.verifier().verify(&signer.token()).await.is_ok());
+    }
 
     #[test]
     fn a_service_token_is_good_for_its_callee_alone() {
@@ -329,6 +487,36 @@ mod tests {
         assert!(good.find(&GoodTokens::key("tokem"), end).is_none());
         good.forget();
         assert!(good.find(&key, end).is_none());
+    }
+
+    #[test]
+    fn s_10_a_service_token_that_is_not_good_is_refused() {
+        let key = MeshKey::new(&random_text()).unwrap();
+        let now = seconds(SystemTime::now());
+        let good = json!({ "iss": MESH, "aud": "payment", "sub": "mypage", "exp": now + 60 });
+        let sign = |header: Header, claims: &Value| {
+            jsonwebtoken::encode(&header, claims, &key.encoding).unwrap()
+        };
+        let hs256 = || Header::new(Algorithm::HS256);
+        assert!(key.verify(&sign(hs256(), &good), "payment").is_ok());
+        assert!(key.verify(&sign(Header::new(Algorithm::HS512), &good), "payment").is_err());
+        let [none, claims] = [json!({ "alg": "none" }), good.clone()]
+            .map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        assert!(key.verify(&format!("{none}.{claims}."), "payment").is_err());
+        let wrong = [
+            ("exp", json!(now - 60)),
+            ("exp", json!("9999999999")),
+            ("exp", Value::Null),
+            ("iss", json!("turnstile")),
+            ("aud", json!("identity")),
+            ("sub", Value::Null),
+        ];
+        for (name, value) in wrong {
+            let mut claims = good.clone();
+            claims[name] = value.clone();
+            let token = sign(hs256(), &claims);
+            assert!(key.verify(&token, "payment").is_err(), "{name} {value}");
+        }
     }
 
     #[test]

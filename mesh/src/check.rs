@@ -12,6 +12,7 @@ use proto::common::v1 as api;
 use uuid::Uuid;
 
 use crate::error::{Error, Result, Violation};
+use crate::events::read_revision;
 use crate::id::{Collection, Id, canonical_uuid};
 use crate::money::Money;
 use crate::time::{micros, time_of};
@@ -131,6 +132,19 @@ impl Check {
         Some(time_of(micros(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos))))
     }
 
+    /// The revision that a client saw last, as [`crate::watch::follow`] takes it. Empty: none.
+    pub fn revision(&mut self, field: &str, value: &str) -> String {
+        if !value.is_empty() && read_revision(value).is_none() {
+            self.bad(field, "must be a revision of this resource");
+        }
+        value.to_owned()
+    }
+
+    /// Whether no field was bad so far.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.violations.is_empty()
+    }
+
     /// Refuses the request if any field was bad, naming them all.
     pub fn finish(self) -> Result<()> {
         if self.violations.is_empty() { Ok(()) } else { Err(Error::Invalid(self.violations)) }
@@ -152,6 +166,7 @@ mod tests {
             .price("price", Some(&api::Money { currency_code: "won".to_owned(), minor_units: -1 }));
         check.price("fee", None);
         check.any_name("order", "orders/../1");
+        check.revision("resume_revision", "orders/1");
         let Err(Error::Invalid(violations)) = check.finish() else { panic!("accepted") };
         let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
         let expected = [
@@ -162,6 +177,7 @@ mod tests {
             "price.minor_units",
             "fee",
             "order",
+            "resume_revision",
         ];
         assert_eq!(fields, expected);
     }
@@ -172,6 +188,8 @@ mod tests {
         let mut check = Check::new();
         assert_eq!(check.id::<Accounts>("customer", &id.to_string()), id);
         assert_eq!(check.any_name("order", &id.to_string()), id.to_string());
+        check.revision("resume_revision", "");
+        check.revision("resume_revision", &format!("{id}@7"));
         check.price(
             "price",
             Some(&api::Money { currency_code: "KRW".to_owned(), minor_units: 50_000 }),

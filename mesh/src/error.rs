@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use proto::mesh::v1::ErrorReason;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -13,6 +14,9 @@ use crate::telemetry;
 
 /// What a fallible function of the kit or of a context returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How many bytes of a message a caller gets.
+const LONGEST_MESSAGE: usize = 1000;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -60,6 +64,17 @@ pub enum Error {
         /// When to come again.
         retry_after: Duration,
     },
+    /// This process takes on no more for now. Nothing of the call was begun.
+    #[error("this process is {why}, try again later")]
+    TurnedAway {
+        /// What it is instead: overloaded, stopping.
+        why: &'static str,
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// A message has more bytes than are taken.
+    #[error("a message may have {0} bytes at the most")]
+    TooLarge(usize),
     /// The time for this has passed. What was begun has been rolled back or will be undone.
     #[error("the deadline has passed")]
     DeadlineExceeded,
@@ -155,6 +170,16 @@ impl Error {
         Self::Unavailable { what: what.to_string(), retry_after: Duration::from_secs(1) }
     }
 
+    /// More is under way than this process can do; come again in a second.
+    pub(crate) fn overloaded() -> Self {
+        Self::TurnedAway { why: "overloaded", retry_after: Duration::from_secs(1) }
+    }
+
+    /// This process is about to stop; come again in a second, and find another or the next.
+    pub(crate) fn stopping() -> Self {
+        Self::TurnedAway { why: "stopping", retry_after: Duration::from_secs(1) }
+    }
+
     /// Our mistake, with its cause for the log.
     pub fn internal(cause: impl Into<Cause>) -> Self {
         Self::Internal(cause.into())
@@ -168,6 +193,7 @@ impl Error {
             Self::StillRunning
             | Self::Changed(_)
             | Self::Unavailable { .. }
+            | Self::TurnedAway { .. }
             | Self::DeadlineExceeded => {
                 return true;
             }
@@ -210,8 +236,9 @@ impl From<diesel::result::Error> for Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let message = error.to_string();
+        let message = shortened(error.to_string());
         let mut details = ErrorDetails::new();
+        let mut headers = MetadataMap::new();
         let (code, reason) = match &error {
             Error::Invalid(violations) => {
                 for violation in violations {
@@ -220,7 +247,7 @@ impl From<Error> for Status {
                 (Code::InvalidArgument, ErrorReason::Invalid)
             }
             Error::NotFound(name) => {
-                details.set_resource_info("", name, "", "");
+                details.set_resource_info("", shortened(name.clone()), "", "");
                 (Code::NotFound, ErrorReason::NotFound)
             }
             Error::Forbidden(_) => (Code::PermissionDenied, ErrorReason::Forbidden),
@@ -246,6 +273,12 @@ impl From<Error> for Status {
                 details.set_retry_info(Some(*retry_after));
                 (Code::Unavailable, ErrorReason::Unavailable)
             }
+            Error::TurnedAway { retry_after, .. } => {
+                details.set_retry_info(Some(*retry_after));
+                push_back(&mut headers, *retry_after);
+                (Code::Unavailable, ErrorReason::Unavailable)
+            }
+            Error::TooLarge(_) => (Code::ResourceExhausted, ErrorReason::TooLarge),
             Error::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
             Error::Unimplemented(_) => (Code::Unimplemented, ErrorReason::Unimplemented),
             Error::Status(_) => return pass_on(error),
@@ -259,7 +292,24 @@ impl From<Error> for Status {
             metadata.insert("request_id".to_owned(), request_id.clone());
         }
         details.set_error_info(kit_reason(reason), "mesh", metadata);
-        Self::with_error_details(code, message, details)
+        Self::with_error_details_and_metadata(code, message, details, headers)
+    }
+}
+
+/// A message goes into a header: what a client said is not said back to it at any length.
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.push_str("...");
+    }
+    text
+}
+
+/// Asks for a pause that also clients without our details understand (gRFC A6).
+fn push_back(headers: &mut MetadataMap, wait: Duration) {
+    if let Ok(millis) = u32::try_from(wait.as_millis()) {
+        headers.insert("grpc-retry-pushback-ms", millis.into());
     }
 }
 
@@ -322,6 +372,13 @@ mod tests {
         assert_eq!((status.code(), status.message()), (Code::Internal, "internal error"));
         let passed_on = Status::from(Error::from(Status::new(Code::Unknown, "SELECT")));
         assert_eq!((passed_on.code(), passed_on.message()), (Code::Internal, "internal error"));
+    }
+
+    #[test]
+    fn a_long_name_is_not_said_back() {
+        let status = Status::from(Error::NotFound("\u{e9}".repeat(100_000)));
+        let length = status.message().len() + status.details().len();
+        assert!(status.message().ends_with("...") && length < 10_000, "{length}");
     }
 
     #[test]

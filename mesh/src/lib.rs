@@ -46,6 +46,6 @@ pub use money::Money;
 pub use process::{Mesh, StartError};
 pub use registry::Options;
 pub use saga::{CallThenRegister, Saga};
-pub use server::Listening;
+pub use server::{Limits, Listening};
 pub use store::{Conn, OpenError, Page, Store, Tx};
 pub use time::{micros, time_of};

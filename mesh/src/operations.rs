@@ -15,6 +15,9 @@ use crate::registry::{Registry, Running};
 use crate::store::{Conn, Page};
 use crate::{events, saga};
 
+/// How long the name of a context, a policy or a subject may be.
+const LONGEST_NAME: usize = 200;
+
 pub(crate) fn service(registry: Weak<Registry>) -> OperationsServiceServer<Operations> {
     OperationsServiceServer::new(Operations { registry })
 }
@@ -43,6 +46,15 @@ impl Operations {
         Ok(wanted)
     }
 
+    /// The contexts asked for; none where what is asked for is no name.
+    fn asked(&self, check: &mut Check, context: &str) -> Result<Vec<Arc<Running>>> {
+        check.text("context", context, 0..=LONGEST_NAME);
+        match self.running(context) {
+            Err(Error::NotFound(_)) if !check.is_clean() => Ok(Vec::new()),
+            outcome => outcome,
+        }
+    }
+
     /// A page of rows over the stores of several contexts, one after another: the token is the context and the row.
     async fn list<T, L>(
         &self,
@@ -55,16 +67,13 @@ impl Operations {
         T: Send + 'static,
         L: Fn(&str, &mut Conn, &Page) -> Result<Vec<T>> + Clone + Send + 'static,
     {
-        let mut contexts = self.running(&ask.context)?;
+        let mut check = Check::new();
+        let mut contexts = self.asked(&mut check, &ask.context)?;
         let (at, token) = ask.token.split_once(':').unwrap_or_default();
         let known =
             contexts.iter().any(|running| running.store.context() == at.trim_end_matches('~'));
-        if !ask.token.is_empty() && !known {
-            return Err(Error::invalid(
-                "page_token",
-                "is not the next_page_token of a page of this list",
-            ));
-        }
+        check_page(&mut check, ask.size, &ask.token, known);
+        check.finish()?;
         contexts.retain(|running| running.store.context() >= at);
         for running in contexts {
             let context = running.store.context().to_owned();
@@ -93,20 +102,26 @@ struct Ask {
     token: String,
 }
 
+/// What every list refuses: `known` says whether the token is of one of its pages.
+fn check_page(check: &mut Check, size: i32, token: &str, known: bool) {
+    if size < 0 {
+        check.bad("page_size", "must not be negative");
+    }
+    if !token.is_empty() && !known {
+        check.bad("page_token", "is not the next_page_token of a page of this list");
+    }
+}
+
 /// All rows of a list that is short by nature, cut to a page by name.
 fn cut<T>(
+    mut check: Check,
     mut rows: Vec<T>,
     size: i32,
     token: &str,
     name: fn(&T) -> &str,
 ) -> Result<(Vec<T>, String)> {
-    let mut check = Check::new();
-    if size < 0 {
-        check.bad("page_size", "must not be negative");
-    }
-    if !token.is_empty() && !rows.iter().any(|row| name(row) == token) {
-        check.bad("page_token", "is not the next_page_token of a page of this list");
-    }
+    let known = rows.iter().any(|row| name(row) == token);
+    check_page(&mut check, size, token, known);
     check.finish()?;
     rows.retain(|row| name(row) > token);
     let size = if size == 0 { rows.len() } else { usize::try_from(size.min(1000)).unwrap_or(1) };
@@ -150,7 +165,8 @@ impl OperationsService for Operations {
         let request = request.into_inner();
         let context = request.policy.split('/').next().unwrap_or_default().to_owned();
         let mut check = Check::command(&request);
-        check.text("policy", &request.policy, 1..=200);
+        check.text("policy", &request.policy, 1..=LONGEST_NAME);
+        check.text("subject", &request.subject, 0..=LONGEST_NAME);
         check.finish()?;
         let running = self.running(&context)?;
         let runner = running
@@ -184,15 +200,15 @@ impl OperationsService for Operations {
         request: Request<api::ListPoliciesRequest>,
     ) -> Result<Response<api::ListPoliciesResponse>, Status> {
         let request = request.into_inner();
-        let mut policies = Vec::new();
-        for running in self.running(&request.context)? {
+        let (mut check, mut policies) = (Check::new(), Vec::new());
+        for running in self.asked(&mut check, &request.context)? {
             for runner in running.runners() {
                 policies.push(describe(&running, &runner).await?);
             }
         }
         policies.sort_by(|a, b| a.name.cmp(&b.name));
         let (policies, next_page_token) =
-            cut(policies, request.page_size, &request.page_token, |policy| &policy.name)?;
+            cut(check, policies, request.page_size, &request.page_token, |policy| &policy.name)?;
         Ok(Response::new(api::ListPoliciesResponse { policies, next_page_token }))
     }
 
@@ -201,6 +217,8 @@ impl OperationsService for Operations {
         request: Request<api::ListEdgesRequest>,
     ) -> Result<Response<api::ListEdgesResponse>, Status> {
         let request = request.into_inner();
+        let mut check = Check::new();
+        check.text("context", &request.context, 0..=LONGEST_NAME);
         let registry = self.registry()?;
         let mut edges: Vec<_> = registry.edges().iter().map(|edge| describe_edge(edge)).collect();
         edges.retain(|edge| {
@@ -209,7 +227,7 @@ impl OperationsService for Operations {
         });
         edges.sort_by(|a, b| a.name.cmp(&b.name));
         let (edges, next_page_token) =
-            cut(edges, request.page_size, &request.page_token, |edge| &edge.name)?;
+            cut(check, edges, request.page_size, &request.page_token, |edge| &edge.name)?;
         Ok(Response::new(api::ListEdgesResponse { edges, next_page_token }))
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use tonic::service::RoutesBuilder;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -23,6 +23,9 @@ use crate::server::{Access, Front, Listening, Served};
 use crate::store::{OpenError, Store};
 use crate::telemetry::Metrics;
 use crate::{admin, events, log_service, operations, saga};
+
+/// How long a context that stops may take to finish what it has begun.
+const FINISH: Duration = Duration::from_secs(10);
 
 /// A process of the mesh. Cheap to clone.
 #[derive(Clone)]
@@ -77,7 +80,8 @@ impl Mesh {
         let access =
             Access::new(verifier.clone(), options.mesh_key.clone(), options.faces_customers);
         let (health, health_service) = tonic_health::server::health_reporter();
-        let registry = Arc::new(Registry::new(options, Front::new(access, metrics)));
+        let front = Front::new(access, options.limits, metrics);
+        let registry = Arc::new(Registry::new(options, front));
         let mut routes = RoutesBuilder::default();
         routes.add_service(health_service);
         if registry.options.reflection {
@@ -200,7 +204,7 @@ impl Mesh {
     /// Takes a context out of service: calls end, loops stop, the store is closed.
     pub async fn stop(&self, context: &str) {
         let Some(running) = self.retire(context).await else { return };
-        running.tasks.finish(Duration::from_secs(10)).await;
+        running.tasks.finish(FINISH).await;
         if let Err(error) = events::forget_crashes(&running.store).await {
             tracing::warn!(context, %error, "this stop counts as a crash for the events that were under way");
         }
@@ -255,26 +259,32 @@ impl Mesh {
         let _ = tokio::time::timeout(patience, settled).await;
     }
 
-    /// Lets streams end with a hint to come again, and tells health checks that this process is going.
+    /// Tells health checks that this process is going, takes no more calls from outside, and lets streams end with a
+    /// hint to come again.
     pub async fn drain(&self) {
-        let running: Vec<_> = self
-            .registry
-            .running()
-            .iter()
-            .map(|(name, running)| (name.clone(), running.clone()))
-            .collect();
-        for (name, running) in running {
+        for (name, _) in self.all_running() {
             self.health.set_service_status(&name, ServingStatus::NotServing).await;
+        }
+        self.registry.front.drain();
+        for (_, running) in self.all_running() {
             running.stopping.cancel();
         }
     }
 
-    /// Stops every context.
+    /// Stops every context. All finish first what they are about: what one still needs of another, it gets.
     pub async fn shut_down(&self) {
-        let names: Vec<_> = self.registry.running().keys().cloned().collect();
-        for name in names {
-            self.stop(&name).await;
-        }
+        let running = self.all_running();
+        let finished = running.iter().map(|(_, running)| {
+            running.stopping.cancel();
+            running.tasks.finish(FINISH)
+        });
+        join_all(finished).await;
+        join_all(running.iter().map(|(name, _)| self.stop(name))).await;
+    }
+
+    fn all_running(&self) -> Vec<(String, Arc<Running>)> {
+        let running = self.registry.running();
+        running.iter().map(|(name, running)| (name.clone(), running.clone())).collect()
     }
 
     /// Opens a port for calls from outside.

@@ -12,7 +12,7 @@ use crate::auth::{MeshKey, Trust};
 use crate::client::{Channel, Edge, EdgeSettings, Transport};
 use crate::error::{Error, Result};
 use crate::events::Runner;
-use crate::server::Front;
+use crate::server::{Front, Limits};
 use crate::store::Store;
 use crate::tasks::Tasks;
 
@@ -33,6 +33,8 @@ pub struct Options {
     pub edges: Arc<dyn Fn(&str) -> EdgeSettings + Send + Sync>,
     /// Where contexts of other processes are: `payment` at `http://payment:50051`.
     pub endpoints: HashMap<String, String>,
+    /// How much is taken on at once of what comes from outside.
+    pub limits: Limits,
     /// How old an order that waits for a callee must be to be taken for a dead one.
     pub sweep_after: Duration,
 }
@@ -54,6 +56,7 @@ impl Options {
             reflection: true,
             edges: Arc::new(|_| EdgeSettings::default()),
             endpoints: HashMap::new(),
+            limits: Limits::default(),
             sweep_after: Duration::from_secs(30),
         }
     }

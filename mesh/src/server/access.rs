@@ -65,6 +65,13 @@ impl Access {
         Ok(Caller::new(Some(account), None, address))
     }
 
+    /// Whether a context calls for itself, and does not pass on a new call of a customer: by what it says,
+    /// [`Access::admit`] finds out.
+    pub(super) fn claims_context<B>(&self, rule: &Rule, request: &http::Request<B>) -> bool {
+        let with_token = || request.headers().contains_key(SERVICE_HEADER);
+        !self.faces_customers && rule.access == Level::Service && with_token()
+    }
+
     /// The context that calls: of this process, or one that proves itself.
     fn service(&self, rule: &Rule, request: &Parts) -> Option<String> {
         if let Some(LocalPeer(context)) = request.extensions.get::<LocalPeer>() {

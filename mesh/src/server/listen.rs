@@ -6,21 +6,25 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep;
 use tonic::body::Body;
-use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 
 use super::Front;
+use super::connection::{AGE, Ends, connections};
 
 /// How long running calls may take to finish when the port closes.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(15);
+/// How long a connection on which nothing is under way any more may take to go.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How often it is looked whether anything is under way.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A port that is open.
 #[derive(Debug)]
 pub struct Listening {
     address: SocketAddr,
-    closing: CancellationToken,
+    front: Front,
+    ends: Ends,
     task: JoinHandle<()>,
 }
 
@@ -29,36 +33,34 @@ impl Front {
     pub(crate) async fn listen(&self, address: SocketAddr) -> std::io::Result<Listening> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let closing = CancellationToken::new();
         let front = self.clone();
-        let entry = tower::service_fn(move |request: http::Request<axum::body::Body>| {
+        let entry = tower::service_fn(move |request: http::Request<Body>| {
             let front = front.clone();
-            async move { Ok::<_, Infallible>(front.serve(request.map(Body::new)).await) }
+            async move { Ok::<_, Infallible>(front.receive(request).await) }
         });
+        let ends = Ends::default();
         let server = tonic::transport::Server::builder()
+            // A client that is gone without a word is found out.
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .max_concurrent_streams(200)
             .http2_max_header_list_size(16 * 1024)
+            // Who opens streams to reset them, or makes us reset them, loses the connection (CVE-2023-44487).
             .http2_max_pending_accept_reset_streams(Some(20))
-            .add_routes(Routes::from(axum::Router::new().fallback_service(entry)))
+            .http2_max_local_error_reset_streams(Some(1024))
+            // With a grace tonic would cut without a word; what has not gone by itself is cut by its age.
+            .max_connection_age(AGE)
             .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                closing.clone().cancelled_owned(),
+                entry,
+                connections(listener, self.limits(), ends.clone()),
+                ends.closing.clone().cancelled_owned(),
             );
-        let closed = closing.clone();
         let task = tokio::spawn(async move {
-            tokio::select! {
-                ended = server => if let Err(error) = ended {
-                    tracing::error!(%error, "the port failed");
-                },
-                // A client that keeps an idle connection must not keep us.
-                () = async { closed.cancelled().await; tokio::time::sleep(GRACE).await } => {
-                    tracing::warn!("some connections did not end in time and were cut");
-                }
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the port failed");
             }
         });
-        Ok(Listening { address, closing, task })
+        Ok(Listening { address, front: self.clone(), ends, task })
     }
 }
 
@@ -68,9 +70,24 @@ impl Listening {
         self.address
     }
 
-    /// Takes no more connections, lets running calls finish, and closes.
-    pub async fn close(self) {
-        self.closing.cancel();
-        let _ = self.task.await;
+    /// Takes no more connections, lets running calls finish, and closes. Clients that are idle and do not go, and those
+    /// that never said anything, are not waited for.
+    pub async fn close(mut self) {
+        self.ends.closing.cancel();
+        let nothing_left = async {
+            while !self.front.is_quiet() {
+                sleep(LOOK).await;
+            }
+            sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            _ = &mut self.task => return,
+            () = nothing_left => {}
+            () = sleep(GRACE) => tracing::warn!("some calls did not end in time and were cut"),
+        }
+        self.ends.cut.cancel();
+        if tokio::time::timeout(FAREWELL, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
     }
 }

@@ -1,18 +1,26 @@
 //! The front of a process: every call, local or from outside, passes through [`Front::serve`].
 //!
-//! Reads the rule of the method from the contract, finds out who calls, sets the deadline, and hands the call to the
-//! context that serves it. What goes wrong on the way becomes a status here and nowhere else.
+//! What comes in through a port is bounded first: how large ([`measured`]), how much at once ([`gate`]), how long
+//! ([`deadline`], [`outgoing`]). Then the rule of the method is read from the contract, who calls is found out
+//! ([`access`]), and the call is handed to the context that serves it. What goes wrong on the way becomes a status here
+//! and nowhere else.
 
 mod access;
+mod connection;
+mod deadline;
+mod gate;
 mod listen;
+mod measured;
+mod outgoing;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
 
 use futures::FutureExt as _;
-use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
@@ -20,8 +28,14 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 pub(crate) use access::Access;
+pub use gate::Limits;
 pub use listen::Listening;
 
+use self::deadline::{OPENING, deadline_of, end_of};
+use self::gate::{Gate, Place};
+use self::measured::Measured;
+use self::outgoing::Outgoing;
+use crate::caller::LocalPeer;
 use crate::contract::{Contract, Rule};
 use crate::error::{Error, Result};
 use crate::scope::Scope;
@@ -37,9 +51,16 @@ pub(crate) struct Front {
     inner: Arc<Inner>,
 }
 
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front").field("gate", &self.inner.gate).finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     access: Access,
     metrics: Metrics,
+    gate: Gate,
     /// The contexts of this process; one that is stopped stays known.
     contexts: RwLock<HashMap<String, Option<Served>>>,
     /// Health, reflection, events, operations.
@@ -57,11 +78,12 @@ pub(crate) struct Served {
 }
 
 impl Front {
-    pub(crate) fn new(access: Access, metrics: Metrics) -> Self {
+    pub(crate) fn new(access: Access, limits: Limits, metrics: Metrics) -> Self {
         Self {
             inner: Arc::new(Inner {
                 access,
                 metrics,
+                gate: Gate::new(limits),
                 contexts: RwLock::default(),
                 infrastructure: OnceLock::new(),
                 #[cfg(feature = "chaos")]
@@ -102,15 +124,37 @@ impl Front {
         self.inner.contexts.read().unwrap_or_else(PoisonError::into_inner).get(context).cloned()
     }
 
-    /// Answers one call.
+    fn limits(&self) -> Limits {
+        self.inner.gate.limits()
+    }
+
+    /// Lets nothing in from outside any more, and ends the streams that go out. Calls that are under way go on, and so
+    /// do those that they make within this process.
+    pub(crate) fn drain(&self) {
+        self.inner.gate.close();
+    }
+
+    /// Whether no call from outside is under way.
+    fn is_quiet(&self) -> bool {
+        self.inner.gate.is_quiet()
+    }
+
+    /// Answers one call that came in through a port.
+    async fn receive(&self, request: http::Request<Body>) -> http::Response<Body> {
+        if !is_grpc(request.headers()) {
+            let mut refusal = http::Response::new(Body::empty());
+            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return refusal;
+        }
+        self.serve(request.map(|body| Body::new(Measured::new(body)))).await
+    }
+
+    /// Answers one call, from wherever it comes.
     pub(crate) async fn serve(&self, request: http::Request<Body>) -> http::Response<Body> {
         let path = request.uri().path();
         // Health and reflection are public by nature, and not of our contracts.
         if path.starts_with("/grpc.") {
-            return match self.inner.infrastructure.get().cloned() {
-                Some(routes) => run(routes, request).await.unwrap_or_else(refuse),
-                None => refuse(Error::unavailable("the process")),
-            };
+            return self.infrastructure(request).await.unwrap_or_else(refuse);
         }
         let rule = Contract::ours().and_then(|contract| {
             contract
@@ -135,18 +179,64 @@ impl Front {
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>> {
         let begun = Instant::now();
+        let deadline = deadline_of(rule, request.headers(), begun);
+        if deadline <= begun {
+            return Err(Error::DeadlineExceeded);
+        }
+        // What a context of this process asks for belongs to a call that was let in, or to nobody's.
+        let within = request.extensions().get::<LocalPeer>().is_some();
+        let _place = match within {
+            true => None,
+            false => {
+                let of_a_context = self.inner.access.claims_context(rule, &request);
+                Some(self.inner.gate.enter(of_a_context)?)
+            }
+        };
+        let until = end_of(request.headers(), begun);
+        let work = self.answer(rule, request, deadline);
+        let (answer, place) =
+            timeout_at(deadline, work).await.unwrap_or(Err(Error::DeadlineExceeded))?;
+        Ok(match rule.streams {
+            false => answer,
+            true if within => answer.map(|body| Body::new(Outgoing::within(body))),
+            true => answer.map(|body| {
+                Body::new(Outgoing::outside(body, until, self.inner.gate.closing(), place))
+            }),
+        })
+    }
+
+    /// What the context answers that serves it, and the place of a stream that goes out.
+    async fn answer(
+        &self,
+        rule: &Rule,
+        request: http::Request<Body>,
+        deadline: Instant,
+    ) -> Result<(http::Response<Body>, Option<Place>)> {
         let (mut head, body) = request.into_parts();
         let caller = self.inner.access.admit(rule, &head).await?;
+        let within = head.extensions.get::<LocalPeer>().is_some();
+        let place = match rule.streams && !within {
+            true => Some(self.inner.gate.open_stream(&caller)?),
+            false => None,
+        };
         let bearer = caller.account().ok().and_then(|_| bearer_of(&head.headers));
-        let deadline = deadline_of(rule, &head.headers).map(|time| begun + time);
         let Served { routes, tasks } = self.served(&rule.context)?;
         head.extensions.insert(caller);
-        let work = Scope { deadline, bearer, tasks: Some(tasks) }
-            .around(run(routes, http::Request::from_parts(head, body)));
-        match deadline {
-            Some(at) => timeout_at(at, work).await.unwrap_or(Err(Error::DeadlineExceeded)),
-            None => work.await,
-        }
+        let scope = Scope { deadline: Some(deadline), bearer, tasks: Some(tasks) };
+        let work = run(routes, http::Request::from_parts(head, body));
+        Ok((scope.around(work).await?, place))
+    }
+
+    /// Health and reflection answer also when there is too much of everything else.
+    async fn infrastructure(&self, request: http::Request<Body>) -> Result<http::Response<Body>> {
+        let routes = self.served(MESH)?.routes;
+        let begun = Instant::now();
+        let until = end_of(request.headers(), begun);
+        let work = run(routes, request);
+        let answer =
+            timeout_at(begun + OPENING, work).await.unwrap_or(Err(Error::DeadlineExceeded))?;
+        let closing = self.inner.gate.closing();
+        Ok(answer.map(|body| Body::new(Outgoing::outside(body, until, closing, None))))
     }
 
     fn served(&self, context: &str) -> Result<Served> {
@@ -178,32 +268,11 @@ fn refuse(error: Error) -> http::Response<Body> {
     Status::from(error).into_http()
 }
 
-/// How long a call may take: what the client asks for, but no longer than the contract allows.
-fn deadline_of(rule: &Rule, headers: &HeaderMap) -> Option<Duration> {
-    let asked =
-        headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(read_timeout);
-    match (asked, rule.deadline) {
-        (Some(asked), Some(most)) => Some(asked.min(most)),
-        (asked, most) => asked.or(most),
-    }
-}
-
-/// `grpc-timeout`: up to eight digits and a unit.
-fn read_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(number * 3600)),
-        "M" => Some(Duration::from_secs(number * 60)),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
-    }
+/// Anything else is not for us: a body that is no gRPC would only be guessed at.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    let rest = kind.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The whole value of the `authorization` header.
@@ -212,25 +281,4 @@ fn bearer_of(headers: &HeaderMap) -> Option<Arc<str>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_clients_deadline_counts_but_is_capped() {
-        let rule = Contract::ours()
-            .unwrap()
-            .rule("/turnstile.payment.v1.PaymentService/Pay")
-            .unwrap()
-            .clone();
-        let ask = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", text.parse().unwrap());
-            deadline_of(&rule, &headers)
-        };
-        assert_eq!(ask("200m"), Some(Duration::from_millis(200)));
-        assert_eq!(ask("1H"), rule.deadline);
-        assert_eq!(ask("rubbish"), rule.deadline);
-        assert_eq!(ask("999999999S"), rule.deadline);
-        assert_eq!(deadline_of(&rule, &HeaderMap::new()), rule.deadline);
-    }
-}
+mod tests;

@@ -100,9 +100,20 @@ impl TestMesh {
         self.account(&["CUSTOMER", "ADMIN"])
     }
 
+    /// The customer of an account that there is.
+    pub fn customer_of(&self, id: Id<Accounts>) -> Account {
+        Account { id, token: self.signer.sign(id, &["CUSTOMER"], LIFE), address: self.address() }
+    }
+
+    /// A customer whose token was good until a minute ago.
+    pub fn expired(&self) -> Account {
+        let id = Id::new();
+        Account { id, token: self.signer.sign(id, &["CUSTOMER"], -60), address: self.address() }
+    }
+
     fn account(&self, roles: &[&str]) -> Account {
         let id = Id::new();
-        Account { id, token: self.signer.sign(id, roles), address: self.address() }
+        Account { id, token: self.signer.sign(id, roles, LIFE), address: self.address() }
     }
 
     /// Nobody in particular, from outside.
@@ -178,6 +189,9 @@ impl Account {
     }
 }
 
+/// How long a token is good for, in seconds.
+const LIFE: i64 = 900;
+
 /// Signs tokens like identity does.
 #[derive(Debug)]
 struct Signer {
@@ -197,7 +211,8 @@ impl Signer {
         serde_json::json!({ "keys": [key] }).to_string()
     }
 
-    fn sign(&self, id: Id<Accounts>, roles: &[&str]) -> String {
+    /// A token that is good for so many seconds.
+    fn sign(&self, id: Id<Accounts>, roles: &[&str], life: i64) -> String {
         let now = seconds(SystemTime::now());
         let claims = AccessClaims {
             iss: "turnstile".to_owned(),
@@ -206,7 +221,7 @@ impl Signer {
             roles: roles.iter().map(ToString::to_string).collect::<BTreeSet<_>>(),
             iat: now,
             nbf: now,
-            exp: now + 900,
+            exp: now.saturating_add_signed(life),
         };
         let pkcs8 = self.key.to_pkcs8v1().expect("a key");
         let header = Header { kid: Some("test".to_owned()), ..Header::new(Algorithm::EdDSA) };

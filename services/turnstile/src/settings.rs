@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh::Limits;
 use mesh::client::{BreakerSettings, EdgeSettings};
 use mesh::config::Settings;
 use tonic::transport::Endpoint;
@@ -30,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) log: String,
     /// Whether clients may ask which services there are.
     pub(crate) reflection: bool,
+    /// How much is taken on at once.
+    pub(crate) limits: Limits,
     /// How old an order that waits for a callee must be to be taken for a dead one.
     pub(crate) sweep_after: Duration,
     /// The synchronous edges, by name.
@@ -126,6 +129,7 @@ fn read_all(
         empty: settings.read("TURNSTILE_EMPTY", false),
         log: settings.read("TURNSTILE_LOG", "info".to_owned()),
         reflection: settings.read("TURNSTILE_REFLECTION", true),
+        limits: limits(&mut settings),
         sweep_after: Duration::from_secs(settings.read("TURNSTILE_SAGA_SWEEP_AFTER_SECONDS", 30)),
         edges: EDGES.iter().map(|name| ((*name).to_owned(), edge(&mut settings, name))).collect(),
         identity: identity::Settings::read(&mut settings),
@@ -146,6 +150,22 @@ fn admin(settings: &mut Settings) -> Admin {
         text.parse().map(Admin::At).map_err(|_| "must be like 127.0.0.1:9090, or off".to_owned())
     });
     given.unwrap_or(Admin::Preferably(default))
+}
+
+/// `TURNSTILE_MAX_CALLS` and so on.
+fn limits(settings: &mut Settings) -> Limits {
+    let default = Limits::default();
+    let mut most = |what: &str, default: usize| -> usize {
+        settings.read(&format!("TURNSTILE_MAX_{what}"), default)
+    };
+    Limits {
+        connections: most("CONNECTIONS", default.connections),
+        calls: most("CALLS", default.calls),
+        streams: most("STREAMS", default.streams),
+        streams_per_account: most("STREAMS_PER_ACCOUNT", default.streams_per_account),
+        streams_per_address: most("STREAMS_PER_ADDRESS", default.streams_per_address),
+        ..default
+    }
 }
 
 /// `TURNSTILE_EDGE_HOMEMOVIE_APP_PAYMENT_TIMEOUT_MS` and so on (rule G-9).
@@ -179,6 +199,7 @@ impl Config {
         let edges = self.edges.clone();
         mesh::Options {
             reflection: self.reflection,
+            limits: self.limits,
             sweep_after: self.sweep_after,
             edges: Arc::new(move |name| edges.get(name).copied().unwrap_or_default()),
             ..mesh::Options::new(&self.data)

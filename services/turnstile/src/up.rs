@@ -15,6 +15,9 @@ use crate::Outcome;
 use crate::settings::{Admin, Config};
 use crate::system;
 
+/// How long a stop may take: who waits for it kills after half a minute.
+const PATIENCE: Duration = Duration::from_secs(28);
+
 pub(crate) async fn up(mut config: Config, begun: Instant) -> Outcome {
     let exporter = mesh::telemetry::start_and_export(&config.log, config.collector.as_deref())?;
     config.identity.on_first_admin = Arc::new(welcome);
@@ -48,6 +51,11 @@ pub(crate) async fn up(mut config: Config, begun: Instant) -> Outcome {
         listening.close().await;
         mesh.shut_down().await;
         exporter.finish().await;
+    };
+    let drain = async {
+        if tokio::time::timeout(PATIENCE, drain).await.is_err() {
+            eprintln!("not everything had stopped in time: the next start finishes it");
+        }
     };
     tokio::select! {
         () = drain => Ok(()),

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::{PASSWORD, Up, customer, run, sign_in, turnstile, with_token};
 use mesh_testing::{eventually, request_id};
 use proto::homemovie::app::v1 as app;
@@ -9,6 +11,12 @@ use proto::homemovie::app::v1::movie_application::State;
 use proto::homemovie::app::v1::movie_application_service_client::MovieApplicationServiceClient;
 use proto::homemovie::movie::v1::ListMoviesRequest;
 use proto::homemovie::movie::v1::movie_service_client::MovieServiceClient;
+use proto::mesh::v1::ListIntentsRequest;
+use proto::mesh::v1::operations_service_client::OperationsServiceClient;
+use proto::mypage::v1::WatchMyOrdersRequest;
+use proto::mypage::v1::my_page_service_client::MyPageServiceClient;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -94,6 +102,68 @@ async fn gw_8_sigterm_ends_streams_and_exits_0() {
 }
 
 #[tokio::test]
+async fn t27_a_call_that_is_under_way_is_answered_before_the_process_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let slow = [
+        ("TURNSTILE_PAYMENT_DELAY_MS", "500-500"),
+        ("TURNSTILE_EDGE_HOMEMOVIE_APP_PAYMENT_TIMEOUT_MS", "1000"),
+    ];
+    let up = Up::start_with(folder.path(), &slow).await;
+    let channel = up.connect().await;
+    let token = customer(&channel, "a@example.org").await;
+    let admin = sign_in(&channel, "admin@localhost", PASSWORD).await;
+    let begin = || {
+        let (channel, token) = (channel.clone(), token.clone());
+        tokio::spawn(async move { pick(&channel, &token).await })
+    };
+    let mut under_way = begin();
+    eventually("a payment is under way", async || {
+        if under_way.is_finished() {
+            under_way = begin();
+        }
+        let mut operations = OperationsServiceClient::new(channel.clone());
+        let request = with_token(&admin, ListIntentsRequest::default());
+        let intents = operations.list_intents(request).await.expect("a list").into_inner().intents;
+        (!intents.is_empty()).then_some(())
+    })
+    .await;
+    let (status, said) = up.terminate().await;
+    assert_eq!(status, Some(0), "{said}");
+    // On a machine that is busy the payment may be, too: that is an answer as well.
+    let answer = under_way.await.expect("a task").map_err(|status| mesh::reason_of(&status));
+    let busy = Err(Some("PAYMENT_BUSY".to_owned()));
+    assert!(answer.is_ok() || answer == busy, "{answer:?}");
+}
+
+#[tokio::test]
+async fn t27_a_stop_waits_for_nobody_who_is_silent_idle_or_never_reads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let up = Up::start(folder.path()).await;
+    let channel = up.connect().await;
+    let token = customer(&channel, "a@example.org").await;
+    // Nothing is ever said on this one.
+    let silent = TcpStream::connect(&up.address).await.expect("a connection");
+    // This one says that it is a client, and then neither calls nor answers.
+    let mut idle = TcpStream::connect(&up.address).await.expect("a connection");
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    idle.write_all(hello).await.expect("a preface");
+    // And these streams are open, read by nobody.
+    let mut pages = MyPageServiceClient::new(channel);
+    let request = || with_token(&token, WatchMyOrdersRequest::default());
+    let open = [
+        pages.watch_my_orders(request()).await.expect("a stream"),
+        pages.watch_my_orders(request()).await.expect("a stream"),
+    ];
+    let begun = Instant::now();
+    let (status, said) = up.terminate().await;
+    assert_eq!(status, Some(0), "{said}");
+    // A second or two; the grace for calls is 15 s, and there are none.
+    assert!(begun.elapsed() < Duration::from_secs(12), "it took {:?}", begun.elapsed());
+    assert!(!said.contains("were cut"), "{said}");
+    drop((silent, idle, open));
+}
+
+#[tokio::test]
 async fn every_context_that_has_a_contract_is_served() {
     let folder = tempfile::tempdir().expect("a folder");
     let up = Up::start(folder.path()).await;
@@ -154,6 +224,23 @@ async fn everything_wrong_with_the_settings_is_said_at_once() {
         good.status.success() && shown.contains("TURNSTILE_LISTEN") && !shown.contains(PASSWORD),
         "{shown}"
     );
+}
+
+/// What is on the command line is in every list of processes.
+#[tokio::test]
+async fn s_32_no_secret_is_given_by_a_flag() {
+    for command in ["", "up", "demo", "events", "intents", "check-config"] {
+        let arguments = [command, "--help"].into_iter().filter(|argument| !argument.is_empty());
+        let help = run(turnstile().args(arguments)).await;
+        let shown = String::from_utf8_lossy(&help.stdout).into_owned();
+        assert!(help.status.success() && shown.contains("--help"), "{shown}");
+        let flags = shown.split_whitespace().filter(|word| word.starts_with("--"));
+        for flag in flags {
+            let secret =
+                ["password", "secret", "token", "key"].iter().any(|word| flag.contains(word));
+            assert!(!secret, "{command}: {flag}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -116,15 +116,11 @@ impl MovieApplicationService for Applications {
         let customer = caller.account()?;
         let mut check = Check::new();
         let id = check.id("name", &request.name);
+        let resume = check.revision("resume_revision", &request.resume_revision);
         check.finish()?;
 
         let application = self.store.read(move |conn| store::own(conn, customer, id)).await?;
         let followed = Followed(application);
-        Ok(Response::new(follow(
-            &self.store,
-            self.stopping.clone(),
-            followed,
-            &request.resume_revision,
-        )?))
+        Ok(Response::new(follow(&self.store, self.stopping.clone(), followed, &resume)?))
     }
 }

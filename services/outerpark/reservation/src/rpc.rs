@@ -186,15 +186,11 @@ impl ReservationService for Reservations {
         let customer = caller.account()?;
         let mut check = Check::new();
         let id = check.id("name", &request.name);
+        let resume = check.revision("resume_revision", &request.resume_revision);
         check.finish()?;
 
         let reservation = self.store.read(move |conn| store::own(conn, customer, id)).await?;
         let followed = Followed(reservation);
-        Ok(Response::new(follow(
-            &self.store,
-            self.stopping.clone(),
-            followed,
-            &request.resume_revision,
-        )?))
+        Ok(Response::new(follow(&self.store, self.stopping.clone(), followed, &resume)?))
     }
 }
