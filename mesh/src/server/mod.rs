@@ -23,6 +23,7 @@ use tracing::Instrument as _;
 pub(crate) use access::Access;
 pub use listen::Listening;
 
+use crate::client::RETRY_OWNER;
 use crate::contract::{Contract, Rule};
 use crate::error::{Error, Result};
 use crate::scope::Scope;
@@ -133,8 +134,9 @@ impl Front {
         let bearer = caller.account().ok().and_then(|_| bearer_of(&head.headers));
         let deadline = deadline_of(rule, &head.headers).map(|time| begun + time);
         let Served { routes, tasks } = self.served(&rule.context)?;
+        let retry_owner = head.headers.get(RETRY_OWNER).cloned();
         head.extensions.insert(caller);
-        let work = Scope { deadline, bearer, tasks: Some(tasks) }
+        let work = Scope { deadline, bearer, tasks: Some(tasks), retry_owner }
             .around(run(routes, http::Request::from_parts(head, body)));
         match deadline {
             Some(at) => timeout_at(at, work).await.unwrap_or(Err(Error::DeadlineExceeded)),

@@ -1,6 +1,7 @@
 //! Synchronous edges within one process, and what every call passes on its way in.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -24,6 +25,9 @@ pub(crate) struct Payments {
     /// The caller's key, and how much time was left.
     pub(crate) calls: Arc<Mutex<Vec<(String, Duration)>>>,
     pub(crate) stores: Stores,
+    /// Where `GetPayment` asks further on, if anywhere.
+    onwards: Arc<OnceLock<mesh::client::Channel>>,
+    lists: Arc<AtomicUsize>,
 }
 
 #[tonic::async_trait]
@@ -65,6 +69,12 @@ impl PaymentService for Payments {
         request: Request<GetPaymentRequest>,
     ) -> Result<Response<GetPaymentResponse>, Status> {
         let (caller, _) = Caller::of(request)?;
+        if let Some(channel) = self.onwards.get() {
+            self.calls.lock().unwrap().push((caller.key(), Duration::ZERO));
+            let mut further_on = PaymentServiceClient::new(channel.clone());
+            let list = further_on.list_payments(ListPaymentsRequest::default()).await;
+            list.map_err(|_| Status::unavailable("the list"))?;
+        }
         let payment = Payment {
             customer: caller.account()?.to_string(),
             name: caller.key(),
@@ -77,7 +87,8 @@ impl PaymentService for Payments {
         &self,
         _: Request<ListPaymentsRequest>,
     ) -> Result<Response<ListPaymentsResponse>, Status> {
-        Ok(Response::new(ListPaymentsResponse::default()))
+        self.lists.fetch_add(1, Ordering::Relaxed);
+        Err(Status::unavailable("the list"))
     }
 }
 
@@ -203,9 +214,9 @@ async fn g12_what_a_callee_lacks_is_its_own_affair_and_it_is_busy() {
     );
     assert!(mesh::retry_delay_of(&status).is_some());
     assert!(!is_certainly_not_sent(&status), "it was carried out, or not");
-    assert_eq!(payments.calls.lock().unwrap().len(), 3, "sent again first");
+    assert_eq!(payments.calls.lock().unwrap().len(), 1, "it said when to come again");
     let edge = edge(&mesh).await;
-    assert_eq!((edge.failure_count, edge.fallback_count), (3, 1));
+    assert_eq!((edge.failure_count, edge.fallback_count), (1, 1));
     // What says already who is busy is passed on.
     let status = client(&mesh).pay(pay("bank busy")).await.unwrap_err();
     assert_eq!(mesh::reason_of(&status).as_deref(), Some("BANK_BUSY"));
@@ -292,6 +303,26 @@ async fn g16_what_breaks_on_the_way_is_sent_again_where_the_contract_allows() {
     client(&mesh).pay(pay("orders/1")).await.unwrap();
     assert_eq!(payments.calls.lock().unwrap().len(), 1);
     assert_eq!(edge(&mesh).await.retry_count, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t18_of_two_hops_only_the_first_sends_again_and_a_fifth_at_most() {
+    let breaker = BreakerSettings { min_calls: u32::MAX, ..BreakerSettings::default() };
+    let (mesh, payments) = start_with(EdgeSettings { breaker, ..EdgeSettings::default() }).await;
+    payments.onwards.set(mesh.service("payment", "payment")).unwrap();
+    let account = mesh.customer();
+    let asked = 500;
+    for _ in 0..asked {
+        let mut request = Request::new(GetPaymentRequest::default());
+        let bearer = format!("Bearer {}", account.token).parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+        assert_eq!(refusal(client(&mesh).get_payment(request).await).0, Code::Unavailable);
+    }
+    let first = payments.calls.lock().unwrap().len();
+    let second = payments.lists.load(Ordering::Relaxed);
+    assert!(first > asked, "the first hop sends again");
+    assert!(first <= asked + asked / 5 + 10, "{first}: a fifth, and the ten that the budget has");
+    assert_eq!(second, first, "the second does not");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,11 @@
 //! The kit as its contexts see it: whole processes with stand-ins for contexts.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod balance;
 mod calling;
 mod edges;
 mod events;
+mod gate;
 mod parking;
 mod remote;
 mod saga;
