@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
-use rand::seq::IteratorRandom as _;
+use rand::seq::{IteratorRandom as _, SliceRandom as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -168,8 +168,10 @@ fn choose(addresses: &[Arc<Address>], tried: &Tried, now: Instant) -> Option<Arc
     let failed_at = tried.lock().failed_at.clone();
     let new = |address: &Address| !failed_at.contains(&address.at);
     let pick = |wanted: &dyn Fn(&Address) -> bool| {
-        let two = addresses.iter().filter(|address| wanted(address));
-        let two = two.choose_multiple(&mut rand::rng(), 2);
+        let wanted = addresses.iter().filter(|address| wanted(address));
+        let mut two = wanted.choose_multiple(&mut rand::rng(), 2);
+        // Of equals the first would be taken, always the same.
+        two.shuffle(&mut rand::rng());
         two.into_iter().min_by_key(|address| address.under_way.load(Ordering::Relaxed)).cloned()
     };
     pick(&|address| new(address) && address.is_in_use(now))

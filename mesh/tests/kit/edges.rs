@@ -1,13 +1,12 @@
 //! Synchronous edges within one process, and what every call passes on its way in.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::future::join_all;
 use mesh::client::{BreakerSettings, EdgeSettings, is_certainly_not_sent};
 use mesh::{Caller, Context, scope};
-use mesh_testing::{TestMesh, eventually, refusal, request_id};
+use mesh_testing::{Account, TestMesh, eventually, refusal, request_id};
 use proto::mesh::v1 as api;
 use proto::payment::v1::payment_service_client::PaymentServiceClient;
 use proto::payment::v1::payment_service_server::{PaymentService, PaymentServiceServer};
@@ -27,7 +26,8 @@ pub(crate) struct Payments {
     pub(crate) stores: Stores,
     /// Where `GetPayment` asks further on, if anywhere.
     onwards: Arc<OnceLock<mesh::client::Channel>>,
-    lists: Arc<AtomicUsize>,
+    /// How much time was left there.
+    lists: Arc<Mutex<Vec<Duration>>>,
 }
 
 #[tonic::async_trait]
@@ -70,7 +70,7 @@ impl PaymentService for Payments {
     ) -> Result<Response<GetPaymentResponse>, Status> {
         let (caller, _) = Caller::of(request)?;
         if let Some(channel) = self.onwards.get() {
-            self.calls.lock().unwrap().push((caller.key(), Duration::ZERO));
+            self.calls.lock().unwrap().push((caller.key(), scope::time_left().unwrap_or_default()));
             let mut further_on = PaymentServiceClient::new(channel.clone());
             let list = further_on.list_payments(ListPaymentsRequest::default()).await;
             list.map_err(|_| Status::unavailable("the list"))?;
@@ -87,7 +87,7 @@ impl PaymentService for Payments {
         &self,
         _: Request<ListPaymentsRequest>,
     ) -> Result<Response<ListPaymentsResponse>, Status> {
-        self.lists.fetch_add(1, Ordering::Relaxed);
+        self.lists.lock().unwrap().push(scope::time_left().unwrap_or_default());
         Err(Status::unavailable("the list"))
     }
 }
@@ -120,6 +120,16 @@ async fn start_with(settings: EdgeSettings) -> (TestMesh, Payments) {
 
 fn client(mesh: &TestMesh) -> PaymentServiceClient<mesh::client::Channel> {
     PaymentServiceClient::new(mesh.service("homemovie.app", "payment"))
+}
+
+async fn get_payment(
+    mesh: &TestMesh,
+    account: &Account,
+) -> Result<Response<GetPaymentResponse>, Status> {
+    let mut request = Request::new(GetPaymentRequest::default());
+    let bearer = format!("Bearer {}", account.token).parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    client(mesh).get_payment(request).await
 }
 
 async fn edge(mesh: &TestMesh) -> api::Edge {
@@ -165,11 +175,7 @@ async fn g16_a_method_for_customers_needs_a_customer() {
 async fn g6_a_customers_requests_are_the_customers_whichever_context_passes_them_on() {
     let (mesh, _) = start().await;
     let account = mesh.customer();
-    let mut request = Request::new(GetPaymentRequest::default());
-    request
-        .metadata_mut()
-        .insert("authorization", format!("Bearer {}", account.token).parse().unwrap());
-    let payment = client(&mesh).get_payment(request).await.unwrap().into_inner().payment.unwrap();
+    let payment = get_payment(&mesh, &account).await.unwrap().into_inner().payment.unwrap();
     assert_eq!(
         payment.name,
         account.id.to_string(),
@@ -313,16 +319,39 @@ async fn t18_of_two_hops_only_the_first_sends_again_and_a_fifth_at_most() {
     let account = mesh.customer();
     let asked = 500;
     for _ in 0..asked {
-        let mut request = Request::new(GetPaymentRequest::default());
-        let bearer = format!("Bearer {}", account.token).parse().unwrap();
-        request.metadata_mut().insert("authorization", bearer);
-        assert_eq!(refusal(client(&mesh).get_payment(request).await).0, Code::Unavailable);
+        assert_eq!(refusal(get_payment(&mesh, &account).await).0, Code::Unavailable);
     }
     let first = payments.calls.lock().unwrap().len();
-    let second = payments.lists.load(Ordering::Relaxed);
+    let second = payments.lists.lock().unwrap().len();
     assert!(first > asked, "the first hop sends again");
     assert!(first <= asked + asked / 5 + 10, "{first}: a fifth, and the ten that the budget has");
     assert_eq!(second, first, "the second does not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t24_each_hop_keeps_ten_milliseconds_of_what_is_left() {
+    let settings =
+        |millis| EdgeSettings { timeout: Duration::from_millis(millis), ..EdgeSettings::default() };
+    let (mesh, payments) = start_with(settings(300)).await;
+    payments.onwards.set(mesh.service("payment", "payment")).unwrap();
+    let account = mesh.customer();
+    let left = eventually("the second hop is called", async || {
+        get_payment(&mesh, &account).await.unwrap_err();
+        payments.lists.lock().unwrap().first().copied()
+    })
+    .await;
+    assert!(left <= Duration::from_millis(290), "{left:?}");
+
+    // Where no time is left to answer with, it is not sent on.
+    let (mesh, payments) = start_with(settings(9)).await;
+    payments.onwards.set(mesh.service("payment", "payment")).unwrap();
+    let account = mesh.customer();
+    eventually("the first hop is called", async || {
+        get_payment(&mesh, &account).await.unwrap_err();
+        payments.calls.lock().unwrap().first().map(drop)
+    })
+    .await;
+    assert!(payments.lists.lock().unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
