@@ -7,13 +7,13 @@ use std::time::SystemTime;
 use contract_tests::homemovie::Homemovie;
 use futures::{Stream, StreamExt as _};
 use mesh_client::{News, SignedIn, follow};
-use mesh_testing::{Account, TestMesh, eventually};
+use mesh_testing::{Account, TestMesh, eventually, request_id};
 use proto::homemovie::app::v1 as app;
 use proto::homemovie::app::v1::movie_application::State;
 use proto::homemovie::app::v1::movie_application_service_client::MovieApplicationServiceClient;
 use proto::identity::v1 as api;
 use proto::identity::v1::identity_service_client::IdentityServiceClient;
-use tonic::Status;
+use tonic::{Request, Status};
 
 fn read(told: &app::WatchMovieApplicationResponse) -> News {
     match &told.movie_application {
@@ -77,6 +77,18 @@ async fn g18_an_application_is_followed_across_restarts_of_its_context_and_of_th
         "none is missed and none is told twice"
     );
     drop(port);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t18_what_a_command_calls_once_is_retried_though_the_command_has_a_retry_owner() {
+    let home = Homemovie::start().await;
+    home.mesh.mesh.faults().break_calls("Pay", 1);
+    let mut request = Request::new(app::PickMovieRequest {
+        request_id: request_id(),
+        movie: home.film.name.clone(),
+    });
+    request.metadata_mut().insert("turnstile-retry-owner", "gateway".parse().unwrap());
+    home.app().pick_movie(request).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
