@@ -20,6 +20,7 @@ use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt as _;
 
+use super::call::code_of;
 use super::resolve::{Places, dns};
 use super::{Call, Failure, Reply};
 
@@ -62,7 +63,7 @@ impl Balance {
     ) -> Result<Reply, Failure> {
         let tried = call.tried.clone().unwrap_or_default();
         loop {
-            let visit = self.visit(&tried, Some(call.deadline)).await?;
+            let mut visit = self.visit(&tried, Some(call.deadline)).await?;
             let outcome = match visit.address.send(request()).await {
                 Ok(response) => Reply::collect(response).await,
                 Err(failure) => Err(failure),
@@ -75,7 +76,9 @@ impl Balance {
                 Err(Failure::NotSent(_)) => Verdict::Refused,
                 Err(_) => Verdict::Failed,
             };
-            self.judge(visit, verdict, &tried);
+            // It has told how it went.
+            visit.deadline = None;
+            self.judge(&visit, verdict, &tried);
             if matches!(outcome, Err(Failure::NotSent(_))) && tried.leaves_another() {
                 continue;
             }
@@ -90,23 +93,22 @@ impl Balance {
     ) -> Result<http::Response<Body>, Failure> {
         let tried = Tried::default();
         let visit = self.visit(&tried, None).await?;
-        match visit.address.send(request).await {
-            Ok(response) => {
-                visit.address.health().succeed();
-                // For as long as the stream is open, it is under way.
-                let open = move |error| {
-                    let _ = &visit;
-                    error
-                };
-                Ok(response.map(|body| Body::new(body.map_err(open))))
+        let outcome = visit.address.send(request).await;
+        let verdict = match &outcome {
+            Ok(response) if code_of(response.headers()) == Some(Code::Unavailable) => {
+                Verdict::Failed
             }
-            Err(failure) => {
-                let refused = matches!(failure, Failure::NotSent(_));
-                let verdict = if refused { Verdict::Refused } else { Verdict::Failed };
-                self.judge(visit, verdict, &tried);
-                Err(failure)
-            }
-        }
+            Ok(_) => Verdict::Served,
+            Err(Failure::NotSent(_)) => Verdict::Refused,
+            Err(_) => Verdict::Failed,
+        };
+        self.judge(&visit, verdict, &tried);
+        // For as long as the stream is open, it is under way.
+        let open = move |error| {
+            let _ = &visit;
+            error
+        };
+        Ok(outcome?.map(|body| Body::new(body.map_err(open))))
     }
 
     /// Chooses an address.
@@ -124,9 +126,7 @@ impl Balance {
         Ok(Visit { address, deadline })
     }
 
-    fn judge(&self, mut visit: Visit, verdict: Verdict, tried: &Tried) {
-        // It has told how it went.
-        visit.deadline = None;
+    fn judge(&self, visit: &Visit, verdict: Verdict, tried: &Tried) {
         let address = &visit.address;
         if let Verdict::Served = verdict {
             address.health().succeed();

@@ -35,13 +35,13 @@ pub struct Call {
 
 impl Call {
     /// One attempt, as HTTP has it. The callee is told what is left of the time.
-    pub(super) fn request(&self) -> http::Request<Body> {
-        let mut request = http::Request::new(Body::new(Whole::new(self.body.clone(), None)));
+    pub(super) fn into_request(self) -> http::Request<Body> {
+        let mut request = http::Request::new(Body::new(Whole::new(self.body, None)));
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
         let left = self.deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
-        if let Ok(timeout) = format!("{left}m").parse() {
+        if let Ok(timeout) = http::HeaderValue::try_from(format!("{left}m")) {
             request.headers_mut().insert("grpc-timeout", timeout);
         }
         request
@@ -119,7 +119,7 @@ impl Reply {
 }
 
 /// The status, without its message and details: all that is asked of most answers.
-fn code_of(headers: &HeaderMap) -> Option<Code> {
+pub(super) fn code_of(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()))
 }
 

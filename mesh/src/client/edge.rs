@@ -188,7 +188,7 @@ impl Service<Call> for Attempt {
         let Self { transport, counters } = self.clone();
         Box::pin(async move {
             let counted = Counted { counters, deadline: call.deadline, told: false };
-            let outcome = transport.unary(&call).await;
+            let outcome = transport.unary(call).await;
             let failed = !matches!(&outcome, Ok(reply) if !matches!(reply.code, Code::Unavailable | Code::DeadlineExceeded));
             counted.tell(!matches!(outcome, Err(Failure::NotSent(_))), failed);
             outcome

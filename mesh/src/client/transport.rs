@@ -62,21 +62,22 @@ impl Transport {
     }
 
     /// Sends a call, and waits for the whole answer.
-    pub(super) async fn unary(&self, call: &Call) -> Result<Reply, Failure> {
+    pub(super) async fn unary(&self, call: Call) -> Result<Reply, Failure> {
+        let rule = call.rule.clone();
         let answer = async {
             match &self.way {
                 Way::Here { front, peer } => {
-                    let response = self.send_here(front, peer, call.request()).await?;
+                    let response = self.send_here(front, peer, call.into_request()).await?;
                     Reply::collect(response).await
                 }
                 Way::There { balance, proof } => {
                     let token = proof.as_ref().map(Proof::token).transpose()?;
-                    let request = || with_token(call.request(), token.as_ref());
-                    balance.unary(call, request).await
+                    let request = || with_token(call.clone().into_request(), token.as_ref());
+                    balance.unary(&call, request).await
                 }
             }
         };
-        self.among_faults(&call.rule, answer).await
+        self.among_faults(&rule, answer).await
     }
 
     /// Opens a stream.
