@@ -26,6 +26,8 @@ pub struct Rule {
     pub callers: Vec<String>,
     /// The most time a call may take; streams have no limit.
     pub deadline: Option<Duration>,
+    /// Whether a call changes nothing.
+    pub reads: bool,
     /// Whether a call may be sent again.
     pub repeatable: bool,
     /// Whether the answer is a stream.
@@ -141,7 +143,8 @@ fn rule_of(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Rule, &'s
         access,
         callers,
         deadline: if streams { deadline } else { deadline.or(Some(DEADLINE)) },
-        // NO_SIDE_EFFECTS and IDEMPOTENT.
+        // NO_SIDE_EFFECTS; and IDEMPOTENT.
+        reads: level == Some(1),
         repeatable: matches!(level, Some(1 | 2)),
         streams,
         number: 0,
@@ -178,6 +181,7 @@ mod tests {
         assert_eq!((sign_up.repeatable, sign_up.deadline), (false, Some(Duration::from_secs(5))));
         let subscribe = contract.rule("/turnstile.mesh.v1.EventService/Subscribe").unwrap();
         assert!(subscribe.streams && subscribe.deadline.is_none() && subscribe.lets_in("mypage"));
+        assert!(subscribe.reads && !pay.reads && !sign_up.reads);
     }
 
     #[test]

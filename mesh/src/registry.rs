@@ -31,7 +31,8 @@ pub struct Options {
     pub reflection: bool,
     /// How each synchronous edge behaves, by its name: `homemovie.app->payment`.
     pub edges: Arc<dyn Fn(&str) -> EdgeSettings + Send + Sync>,
-    /// Where contexts of other processes are: `payment` at `http://payment:50051`.
+    /// Where contexts of other processes are: `payment` at `http://payment:50051`. A name may stand for many addresses,
+    /// and several may be given with blanks or `|` between them.
     pub endpoints: HashMap<String, String>,
     /// How much is taken on at once of what comes from outside.
     pub limits: Limits,

@@ -199,7 +199,8 @@ impl<S: CallThenRegister> Saga<S> {
             Sent::Answered(answer) => return Ok(answer),
         };
         let (reply, answer) = oneshot::channel();
-        let (saga, scope) = (self.clone(), Scope::current());
+        // Who sends the command again only asks for what this one call came to: its retries are ours.
+        let (saga, scope) = (self.clone(), Scope { retry_owner: None, ..Scope::current() });
         drop(
             self.tasks
                 .spawn(async move { scope.around(saga.carry_out(order, cause, reply)).await }),

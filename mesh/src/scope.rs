@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::tasks::Tasks;
@@ -23,12 +24,19 @@ pub(crate) struct Scope {
     pub(crate) bearer: Option<Arc<str>>,
     /// Where the context keeps work that must not be left halfway.
     pub(crate) tasks: Option<Tasks>,
+    /// Who sends the call again where that can help, so that nobody down here does (trap T-18).
+    pub(crate) retry_owner: Option<HeaderValue>,
 }
 
 impl Scope {
     /// The surroundings of the caller; outside of a call there are none.
     pub(crate) fn current() -> Self {
         SCOPE.try_with(Clone::clone).unwrap_or_default()
+    }
+
+    /// Looks at the surroundings of the caller, if there are any.
+    pub(crate) fn look(look: impl FnOnce(&Self)) {
+        let _ = SCOPE.try_with(look);
     }
 
     /// Runs `work` within these surroundings.
@@ -73,7 +81,7 @@ where
 }
 
 /// Runs `work` without a deadline, on behalf of whom it was: for what must be finished though nobody waits for it any
-/// more.
+/// more, and nobody asks for it again.
 pub async fn without_deadline<F: Future>(work: F) -> F::Output {
-    Scope { deadline: None, ..Scope::current() }.around(work).await
+    Scope { deadline: None, retry_owner: None, ..Scope::current() }.around(work).await
 }

@@ -2,18 +2,14 @@
 //!
 //! It opens when, in a sliding window, at least so many calls were made and at least so large a share of them failed.
 //! Open, it refuses at once. After a while it lets one trial call through (half-open): a success closes it, a failure
-//! opens it again. What counts is the gRPC status, wherever it was sent, timeouts and broken connections; a refusal of
-//! the business is a success. A result that arrives after the state has changed is not counted.
+//! opens it again; one that never tells how it went gives its place to another when its time is over. A result that
+//! arrives after the state has changed is not counted.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use tokio::time::Instant;
-use tower::{Layer, Service};
-
-use super::{Call, Failure, Reply};
 
 /// When a breaker opens, and for how long (rule G-9).
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +46,16 @@ pub enum BreakerState {
     HalfOpen,
 }
 
+impl fmt::Display for BreakerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        })
+    }
+}
+
 /// How often a breaker changed its state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Transitions {
@@ -75,35 +81,57 @@ struct Bucket {
 #[derive(Debug)]
 struct Machine {
     state: BreakerState,
-    /// Changes with the state: results of calls that were admitted before do not count.
+    /// Changes with the state and with the trial call: results of calls that were admitted before do not count.
     generation: u64,
     /// When it may be tried again.
     reopens_at: Instant,
-    probing: bool,
+    /// Until when the place of the trial call is taken.
+    probing: Option<Instant>,
     buckets: [Bucket; BUCKETS],
     transitions: Transitions,
 }
 
-/// A breaker, shared by all calls of one edge.
-#[derive(Debug, Clone)]
-pub struct Breaker {
+/// Hears of each change: from, to.
+type Listener = Box<dyn Fn(BreakerState, BreakerState) + Send + Sync>;
+
+/// A breaker, shared by all calls that are of one kind.
+#[derive(Clone)]
+pub struct Breaker(Arc<Shared>);
+
+struct Shared {
     settings: BreakerSettings,
     born: Instant,
-    machine: Arc<Mutex<Machine>>,
+    machine: Mutex<Machine>,
+    listener: Listener,
+}
+
+impl fmt::Debug for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Breaker").field(&self.state().0).finish()
+    }
 }
 
 impl Breaker {
     /// A closed breaker.
     pub fn new(settings: BreakerSettings) -> Self {
+        Self::listened(settings, |_, _| {})
+    }
+
+    /// A closed breaker; `listener` hears of each change of its state: from, to.
+    pub fn listened(
+        settings: BreakerSettings,
+        listener: impl Fn(BreakerState, BreakerState) + Send + Sync + 'static,
+    ) -> Self {
         let machine = Machine {
             state: BreakerState::Closed,
             generation: 0,
             reopens_at: Instant::now(),
-            probing: false,
+            probing: None,
             buckets: [Bucket::default(); BUCKETS],
             transitions: Transitions::default(),
         };
-        Self { settings, born: Instant::now(), machine: Arc::new(Mutex::new(machine)) }
+        let (born, machine, listener) = (Instant::now(), Mutex::new(machine), Box::new(listener));
+        Self(Arc::new(Shared { settings, born, machine, listener }))
     }
 
     /// What it does now, and how often it changed.
@@ -119,63 +147,86 @@ impl Breaker {
         (machine.state != BreakerState::Closed && !left.is_zero()).then_some(left)
     }
 
-    /// Lets a call pass, or says for how long none will.
-    pub fn admit(&self) -> Result<Permit, Duration> {
-        let now = Instant::now();
-        let mut machine = self.lock();
-        match machine.state {
-            BreakerState::Closed => {}
-            BreakerState::Open if now >= machine.reopens_at => {
-                machine.enter(BreakerState::HalfOpen);
-                machine.probing = true;
+    /// Lets a call pass that ends at `deadline`, or says for how long none will.
+    pub fn admit(&self, deadline: Instant) -> Result<Permit, Duration> {
+        self.change(|machine, now| {
+            match machine.state {
+                BreakerState::Closed => {}
+                BreakerState::Open if now < machine.reopens_at => {
+                    return Err(machine.reopens_at - now);
+                }
+                BreakerState::Open => {
+                    machine.enter(BreakerState::HalfOpen);
+                    machine.probing = Some(deadline);
+                }
+                BreakerState::HalfOpen => {
+                    // The trial call decides until then.
+                    if let Some(until) = machine.probing.filter(|until| now < *until) {
+                        return Err(until - now);
+                    }
+                    // It never told: whatever it says later is too late.
+                    machine.generation += 1;
+                    machine.probing = Some(deadline);
+                }
             }
-            BreakerState::HalfOpen if !machine.probing => machine.probing = true,
-            BreakerState::Open => return Err(machine.reopens_at - now),
-            // The trial call decides soon.
-            BreakerState::HalfOpen => return Err(Duration::from_secs(1)),
-        }
-        Ok(Permit { breaker: self.clone(), generation: machine.generation, told: false })
+            Ok(Permit { breaker: self.clone(), generation: machine.generation, told: false })
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work`, and tells the listener if the state is another after it.
+    fn change<T>(&self, work: impl FnOnce(&mut Machine, Instant) -> T) -> T {
+        let now = Instant::now();
+        let mut machine = self.lock();
+        let from = machine.state;
+        let done = work(&mut machine, now);
+        let to = machine.state;
+        drop(machine);
+        if from != to {
+            (self.0.listener)(from, to);
+        }
+        done
     }
 
     fn record(&self, generation: u64, failed: bool) {
-        let now = Instant::now();
-        let mut machine = self.lock();
-        if machine.generation != generation {
-            return;
-        }
-        match machine.state {
-            BreakerState::Closed => {
-                let tick = self.tick(now);
-                machine.count(tick, failed);
-                let (calls, failures) = machine.sum(tick);
-                if calls >= self.settings.min_calls
-                    && failures * 100 >= calls * self.settings.failure_percent
-                {
-                    machine.open_until(now + self.settings.open);
-                }
+        let settings = &self.0.settings;
+        self.change(|machine, now| {
+            if machine.generation != generation {
+                return;
             }
-            BreakerState::HalfOpen if failed => machine.open_until(now + self.settings.open),
-            BreakerState::HalfOpen => machine.enter(BreakerState::Closed),
-            BreakerState::Open => {}
-        }
+            match machine.state {
+                BreakerState::Closed => {
+                    let tick = self.tick(now);
+                    machine.count(tick, failed);
+                    let (calls, failures) = machine.sum(tick);
+                    if calls >= settings.min_calls
+                        && failures * 100 >= calls * settings.failure_percent
+                    {
+                        machine.open_until(now + settings.open);
+                    }
+                }
+                BreakerState::HalfOpen if failed => machine.open_until(now + settings.open),
+                BreakerState::HalfOpen => machine.enter(BreakerState::Closed),
+                BreakerState::Open => {}
+            }
+        });
     }
 
     /// A trial call that ended without a result leaves the place to another.
     fn give_back(&self, generation: u64) {
         let mut machine = self.lock();
         if machine.generation == generation {
-            machine.probing = false;
+            machine.probing = None;
         }
     }
 
     fn tick(&self, now: Instant) -> u64 {
-        let width = (self.settings.window.as_millis() / BUCKETS as u128).max(1);
+        let width = (self.0.settings.window.as_millis() / BUCKETS as u128).max(1);
         // Never 0: that is a bucket that was never used.
-        u64::try_from((now - self.born).as_millis() / width).unwrap_or(u64::MAX - 1) + 1
+        u64::try_from((now - self.0.born).as_millis() / width).unwrap_or(u64::MAX - 1) + 1
     }
 }
 
@@ -188,7 +239,7 @@ impl Machine {
         }
         self.state = state;
         self.generation += 1;
-        self.probing = false;
+        self.probing = None;
         self.buckets = [Bucket::default(); BUCKETS];
     }
 
@@ -241,89 +292,17 @@ impl Drop for Permit {
     }
 }
 
-/// Puts calls behind a breaker.
-#[derive(Debug, Clone)]
-pub struct BreakerLayer(pub Breaker);
-
-impl<S> Layer<S> for BreakerLayer {
-    type Service = Guarded<S>;
-
-    fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, breaker: self.0.clone() }
-    }
-}
-
-/// A service behind a breaker.
-#[derive(Debug, Clone)]
-pub struct Guarded<S> {
-    inner: S,
-    breaker: Breaker,
-}
-
-impl<S> Service<Call> for Guarded<S>
-where
-    S: Service<Call, Response = Reply, Error = Failure> + Send,
-    S::Future: Send + 'static,
-{
-    type Response = Reply;
-    type Error = Failure;
-    type Future = BoxFuture<'static, Result<Reply, Failure>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, call: Call) -> Self::Future {
-        let permit = match self.breaker.admit() {
-            Ok(permit) => permit,
-            Err(retry_after) => {
-                return Box::pin(async move { Err(Failure::BreakerOpen { retry_after }) });
-            }
-        };
-        let deadline = call.deadline;
-        let work = self.inner.call(call);
-        Box::pin(async move {
-            let mut guard = CutOff { permit: Some(permit), deadline };
-            let outcome = work.await;
-            if let Some(permit) = guard.permit.take() {
-                permit.record(is_failure(&outcome));
-            }
-            outcome
-        })
-    }
-}
-
-/// A call that is dropped because its time is over has failed; one that its caller gave up says nothing.
-struct CutOff {
-    permit: Option<Permit>,
-    deadline: Instant,
-}
-
-impl Drop for CutOff {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take()
-            && Instant::now() >= self.deadline
-        {
-            permit.record(true);
-        }
-    }
-}
-
-fn is_failure(outcome: &Result<Reply, Failure>) -> bool {
-    use tonic::Code::{DeadlineExceeded, Internal, Unavailable, Unknown};
-    match outcome {
-        Ok(reply) => matches!(reply.code, Unavailable | DeadlineExceeded | Internal | Unknown),
-        Err(_) => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(610)
+    }
+
     fn run(breaker: &Breaker, calls: u32, failed: bool) {
         for _ in 0..calls {
-            breaker.admit().unwrap().record(failed);
+            breaker.admit(soon()).unwrap().record(failed);
         }
     }
 
@@ -335,7 +314,7 @@ mod tests {
         assert_eq!(breaker.state().0, BreakerState::Closed, "19 calls are too few");
         run(&breaker, 1, true);
         assert_eq!(breaker.state().0, BreakerState::Open);
-        assert_eq!(breaker.admit().unwrap_err(), Duration::from_secs(5));
+        assert_eq!(breaker.admit(soon()).unwrap_err(), Duration::from_secs(5));
     }
 
     #[tokio::test(start_paused = true)]
@@ -352,12 +331,12 @@ mod tests {
         let breaker = Breaker::new(BreakerSettings::default());
         run(&breaker, 20, true);
         tokio::time::advance(Duration::from_secs(5)).await;
-        let trial = breaker.admit().unwrap();
-        assert!(breaker.admit().is_err(), "only one");
+        let trial = breaker.admit(soon()).unwrap();
+        assert!(breaker.admit(soon()).is_err(), "only one");
         trial.record(true);
         assert_eq!(breaker.state().0, BreakerState::Open);
         tokio::time::advance(Duration::from_secs(5)).await;
-        breaker.admit().unwrap().record(false);
+        breaker.admit(soon()).unwrap().record(false);
         let (state, transitions) = breaker.state();
         assert_eq!(state, BreakerState::Closed);
         assert_eq!(transitions, Transitions { opened: 2, half_opened: 2, closed: 1 });
@@ -368,20 +347,58 @@ mod tests {
         let breaker = Breaker::new(BreakerSettings::default());
         run(&breaker, 20, true);
         tokio::time::advance(Duration::from_secs(5)).await;
-        drop(breaker.admit().unwrap());
-        assert!(breaker.admit().is_ok());
+        drop(breaker.admit(soon()).unwrap());
+        assert!(breaker.admit(soon()).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn results_of_an_earlier_state_do_not_count() {
         let breaker = Breaker::new(BreakerSettings::default());
-        let late = breaker.admit().unwrap();
+        let late = breaker.admit(soon()).unwrap();
         run(&breaker, 20, true);
         tokio::time::advance(Duration::from_secs(5)).await;
-        let trial = breaker.admit().unwrap();
+        let trial = breaker.admit(soon()).unwrap();
         late.record(false);
         assert_eq!(breaker.state().0, BreakerState::HalfOpen, "the late success does not close it");
         trial.record(false);
         assert_eq!(breaker.state().0, BreakerState::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t22_a_trial_call_that_never_tells_gives_its_place_to_one_other() {
+        let breaker = Breaker::new(BreakerSettings::default());
+        run(&breaker, 20, true);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let hangs = breaker.admit(soon()).unwrap();
+        assert_eq!(breaker.admit(soon()).unwrap_err(), Duration::from_millis(610));
+        tokio::time::advance(Duration::from_millis(610)).await;
+        let second = breaker.admit(soon()).unwrap();
+        hangs.record(true);
+        assert_eq!(breaker.state().0, BreakerState::HalfOpen, "too late to decide");
+        assert!(breaker.admit(soon()).is_err(), "nor does it make room for a third");
+        second.record(false);
+        assert_eq!(breaker.state().0, BreakerState::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t22_of_a_stampede_on_an_open_breaker_one_passes() {
+        let breaker = Breaker::new(BreakerSettings::default());
+        run(&breaker, 20, true);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let admitted: Vec<_> = (0..100).map(|_| breaker.admit(soon())).collect();
+        assert_eq!(admitted.iter().filter(|admitted| admitted.is_ok()).count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_change_is_told_once() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let told = heard.clone();
+        let listener = move |from, to| told.lock().unwrap().push((from, to));
+        let breaker = Breaker::listened(BreakerSettings::default(), listener);
+        run(&breaker, 20, true);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        run(&breaker, 20, false);
+        use BreakerState::{Closed, HalfOpen, Open};
+        assert_eq!(*heard.lock().unwrap(), [(Closed, Open), (Open, HalfOpen), (HalfOpen, Closed)]);
     }
 }

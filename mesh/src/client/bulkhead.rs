@@ -1,10 +1,13 @@
 //! A bulkhead: only so many calls at once, so that a callee that hangs cannot fill the caller. No queue.
 
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::future::BoxFuture;
-use tokio::sync::Semaphore;
+use futures::future::Either;
+use pin_project_lite::pin_project;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, Service};
 
 use super::{Call, Failure, Reply};
@@ -37,26 +40,39 @@ pub struct Bulkhead<S> {
 
 impl<S> Service<Call> for Bulkhead<S>
 where
-    S: Service<Call, Response = Reply, Error = Failure> + Send,
-    S::Future: Send + 'static,
+    S: Service<Call, Response = Reply, Error = Failure>,
 {
     type Response = Reply;
     type Error = Failure;
-    type Future = BoxFuture<'static, Result<Reply, Failure>>;
+    type Future = Either<Ready<Result<Reply, Failure>>, InPlace<S::Future>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return Box::pin(async { Err(Failure::BulkheadFull) });
-        };
-        let work = self.inner.call(call);
-        Box::pin(async move {
-            let _place = place;
-            work.await
-        })
+        match self.places.clone().try_acquire_owned() {
+            Ok(place) => Either::Right(InPlace { work: self.inner.call(call), _place: place }),
+            Err(_) => Either::Left(ready(Err(Failure::BulkheadFull))),
+        }
+    }
+}
+
+pin_project! {
+    /// A call that holds one of the places.
+    #[derive(Debug)]
+    pub struct InPlace<F> {
+        #[pin]
+        work: F,
+        _place: OwnedSemaphorePermit,
+    }
+}
+
+impl<F: Future> Future for InPlace<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().work.poll(cx)
     }
 }
 

@@ -3,10 +3,12 @@
 //! The time is the edge's own, or what the caller has left if that is less; it is passed on, so that the callee knows
 //! when to stop. It covers every attempt: a retry gets what is left of it.
 
-use std::task::{Context, Poll};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use futures::future::BoxFuture;
-use tokio::time::timeout_at;
+use pin_project_lite::pin_project;
+use tokio::time::{Timeout, timeout_at};
 use tonic::Code;
 use tower::{Layer, Service};
 
@@ -32,12 +34,11 @@ pub struct Deadline<S> {
 
 impl<S> Service<Call> for Deadline<S>
 where
-    S: Service<Call, Response = Reply, Error = Failure> + Send,
-    S::Future: Send + 'static,
+    S: Service<Call, Response = Reply, Error = Failure>,
 {
     type Response = Reply;
     type Error = Failure;
-    type Future = BoxFuture<'static, Result<Reply, Failure>>;
+    type Future = Timed<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.inner.poll_ready(cx)
@@ -45,14 +46,28 @@ where
 
     fn call(&mut self, call: Call) -> Self::Future {
         let deadline = call.deadline;
-        let work = self.inner.call(call);
-        Box::pin(async move {
-            match timeout_at(deadline, work).await {
-                // Its clock was a little faster than ours.
-                Ok(Ok(reply)) if reply.code == Code::DeadlineExceeded => Err(Failure::Expired),
-                Ok(outcome) => outcome,
-                Err(_) => Err(Failure::Expired),
-            }
+        Timed { work: timeout_at(deadline, self.inner.call(call)) }
+    }
+}
+
+pin_project! {
+    /// A call that ends in time.
+    #[derive(Debug)]
+    pub struct Timed<F> {
+        #[pin]
+        work: Timeout<F>,
+    }
+}
+
+impl<F: Future<Output = Result<Reply, Failure>>> Future for Timed<F> {
+    type Output = Result<Reply, Failure>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(self.project().work.poll(cx)) {
+            // Its clock was a little faster than ours.
+            Ok(Ok(reply)) if reply.code == Code::DeadlineExceeded => Err(Failure::Expired),
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::Expired),
         })
     }
 }
@@ -65,7 +80,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::client::breaker::{Breaker, BreakerLayer, BreakerSettings, BreakerState};
+    use crate::client::{BreakerLayer, BreakerSettings, BreakerState, Breakers};
 
     #[tokio::test]
     async fn g12_a_callee_that_says_that_the_time_is_over_has_not_answered() {
@@ -76,14 +91,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn g9_a_call_that_hangs_ends_in_time_and_counts_for_the_breaker() {
-        let breaker = Breaker::new(BreakerSettings::default());
+        let breakers = Breakers::new(BreakerSettings::default());
         let hang = tower::service_fn(|_: Call| std::future::pending());
-        let edge = DeadlineLayer.layer(BreakerLayer(breaker.clone()).layer(hang));
+        let edge = DeadlineLayer.layer(BreakerLayer(breakers.clone()).layer(hang));
         let begun = Instant::now();
         let calls = (0..20).map(|_| edge.clone().oneshot(Call::sample()));
         let outcomes = futures::future::join_all(calls).await;
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(Failure::Expired))));
         assert!(begun.elapsed() <= Duration::from_millis(612), "{:?}", begun.elapsed());
-        assert_eq!(breaker.state().0, BreakerState::Open);
+        assert_eq!(breakers.state().0, BreakerState::Open);
     }
 }

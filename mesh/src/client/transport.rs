@@ -1,13 +1,15 @@
 //! How a call gets to its callee: a direct call where both are in one process, a connection where they are not.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::HeaderValue;
+use tokio::time::Instant;
 use tonic::body::Body;
-use tonic::transport::Endpoint;
-use tower::ServiceExt as _;
 
-use super::Failure;
+use super::balance::{Balance, Tried};
+use super::resolve::{BadEndpoint, Places};
+use super::{Call, Failure, Reply};
 use crate::auth::MeshKey;
 use crate::caller::{LocalPeer, SERVICE_HEADER};
 #[cfg(feature = "chaos")]
@@ -16,15 +18,16 @@ use crate::contract::Rule;
 use crate::server::Front;
 
 /// The way from one context to another.
-#[derive(Clone)]
 pub(crate) struct Transport {
-    caller: Arc<str>,
     callee: Arc<str>,
-    front: Front,
-    key: Option<MeshKey>,
-    remote: Option<tonic::transport::Channel>,
+    way: Way,
     #[cfg(feature = "chaos")]
     faults: crate::chaos::Faults,
+}
+
+enum Way {
+    Here { front: Front, peer: LocalPeer },
+    There { balance: Balance, proof: Option<Proof> },
 }
 
 impl Transport {
@@ -35,111 +38,149 @@ impl Transport {
         front: Front,
         key: Option<MeshKey>,
         endpoint: Option<&str>,
-    ) -> Result<Self, tonic::transport::Error> {
-        let remote = endpoint.map(|endpoint| connect(endpoint, callee)).transpose()?;
+    ) -> Result<Self, BadEndpoint> {
+        #[cfg(feature = "chaos")]
+        let faults = front.faults().clone();
+        let way = match endpoint {
+            None => Way::Here { front, peer: LocalPeer(caller.into()) },
+            Some(endpoint) => Way::There {
+                balance: Balance::new(callee, Places::read(endpoint)?),
+                proof: key.map(|key| Proof::new(key, caller, callee)),
+            },
+        };
         Ok(Self {
-            caller: caller.into(),
             callee: callee.into(),
+            way,
             #[cfg(feature = "chaos")]
-            faults: front.faults().clone(),
-            front,
-            key,
-            remote,
+            faults,
         })
     }
 
-    pub(super) async fn send(
+    /// What remembers where a call was tried, where it can be tried in several places.
+    pub(super) fn tried(&self) -> Option<Arc<Tried>> {
+        matches!(self.way, Way::There { .. }).then(Arc::default)
+    }
+
+    /// Sends a call, and waits for the whole answer.
+    pub(super) async fn unary(&self, call: Call) -> Result<Reply, Failure> {
+        let rule = call.rule.clone();
+        let answer = async {
+            match &self.way {
+                Way::Here { front, peer } => {
+                    let response = self.send_here(front, peer, call.into_request()).await?;
+                    Reply::collect(response).await
+                }
+                Way::There { balance, proof } => {
+                    let token = proof.as_ref().map(Proof::token).transpose()?;
+                    let request = || with_token(call.clone().into_request(), token.as_ref());
+                    balance.unary(&call, request).await
+                }
+            }
+        };
+        self.among_faults(&rule, answer).await
+    }
+
+    /// Opens a stream.
+    pub(super) async fn open(
         &self,
         rule: &Rule,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Failure> {
+        let answer = async {
+            match &self.way {
+                Way::Here { front, peer } => self.send_here(front, peer, request).await,
+                Way::There { balance, proof } => {
+                    let token = proof.as_ref().map(Proof::token).transpose()?;
+                    balance.open(with_token(request, token.as_ref())).await
+                }
+            }
+        };
+        self.among_faults(rule, answer).await
+    }
+
+    async fn send_here(
+        &self,
+        front: &Front,
+        peer: &LocalPeer,
         mut request: http::Request<Body>,
     ) -> Result<http::Response<Body>, Failure> {
-        let uri = format!("http://{}/{}", self.callee, rule.method);
-        *request.uri_mut() = uri.parse().map_err(|error| Failure::NotSent(format!("{error}")))?;
-        *request.method_mut() = http::Method::POST;
-        request.headers_mut().insert("te", http::HeaderValue::from_static("trailers"));
-        request
-            .headers_mut()
-            .insert("content-type", http::HeaderValue::from_static("application/grpc"));
-        #[cfg(feature = "chaos")]
+        if !front.is_up(&self.callee) {
+            return Err(Failure::NotSent(format!(
+                "{} is not running in this process",
+                self.callee
+            )));
+        }
+        request.extensions_mut().insert(peer.clone());
+        Ok(front.serve(request).await)
+    }
+
+    /// What is planned to go wrong does.
+    #[cfg(feature = "chaos")]
+    async fn among_faults<T>(
+        &self,
+        rule: &Rule,
+        answer: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         self.faults.pass(&rule.method).await;
-        #[cfg(feature = "chaos")]
         let strike = self.faults.strike(&rule.method);
-        #[cfg(feature = "chaos")]
         if matches!(strike, Strike::Break) {
             return Err(Failure::Broken("as planned".to_owned()));
         }
-        let answer = match &self.remote {
-            None => self.send_here(request).await,
-            Some(remote) => self.send_there(remote.clone(), request).await,
-        };
-        #[cfg(feature = "chaos")]
+        let answer = answer.await;
         if matches!(strike, Strike::LoseReply) {
             return std::future::pending().await;
         }
         answer
     }
 
-    async fn send_here(
+    #[cfg(not(feature = "chaos"))]
+    async fn among_faults<T>(
         &self,
-        mut request: http::Request<Body>,
-    ) -> Result<http::Response<Body>, Failure> {
-        if !self.front.is_up(&self.callee) {
-            return Err(Failure::NotSent(format!(
-                "{} is not running in this process",
-                self.callee
-            )));
-        }
-        request.extensions_mut().insert(LocalPeer(self.caller.clone()));
-        Ok(self.front.serve(request).await)
-    }
-
-    async fn send_there(
-        &self,
-        remote: tonic::transport::Channel,
-        mut request: http::Request<Body>,
-    ) -> Result<http::Response<Body>, Failure> {
-        if let Some(key) = &self.key {
-            let token = key
-                .sign(&self.caller, &self.callee)
-                .map_err(|error| Failure::NotSent(error.to_string()))?;
-            if let Ok(token) = http::HeaderValue::from_str(&token) {
-                request.headers_mut().insert(SERVICE_HEADER, token);
-            }
-        }
-        remote.oneshot(request).await.map_err(|error| classify(&error))
+        _: &Rule,
+        answer: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        answer.await
     }
 }
 
-/// A connection that finds out by itself when the other side is gone (trap T-17). Calls name the context they are for,
-/// wherever it is: the kit's own services are answered for several.
-fn connect(
-    endpoint: &str,
-    callee: &str,
-) -> Result<tonic::transport::Channel, tonic::transport::Error> {
-    let mut endpoint = Endpoint::from_shared(endpoint.to_owned())?;
-    if let Ok(origin) = format!("http://{callee}").parse() {
-        endpoint = endpoint.origin(origin);
+fn with_token(
+    mut request: http::Request<Body>,
+    token: Option<&HeaderValue>,
+) -> http::Request<Body> {
+    if let Some(token) = token {
+        request.headers_mut().insert(SERVICE_HEADER, token.clone());
     }
-    let endpoint = endpoint
-        .connect_timeout(Duration::from_millis(300))
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(2))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    Ok(endpoint.connect_lazy())
+    request
 }
 
-/// A connection that was never made has carried nothing.
-fn classify(error: &tonic::transport::Error) -> Failure {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let refused = cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
-        if refused || cause.downcast_ref::<tonic::ConnectError>().is_some() {
-            return Failure::NotSent(error.to_string());
-        }
-        source = cause.source();
+/// What a context shows to another process to prove which one it is: a token, signed anew long before it ends.
+struct Proof {
+    key: MeshKey,
+    caller: String,
+    callee: String,
+    token: Mutex<Option<(Instant, HeaderValue)>>,
+}
+
+impl Proof {
+    /// How long a token is shown; it is good for a minute.
+    const FRESH: Duration = Duration::from_secs(20);
+
+    fn new(key: MeshKey, caller: &str, callee: &str) -> Self {
+        let (caller, callee) = (caller.to_owned(), callee.to_owned());
+        Self { key, caller, callee, token: Mutex::default() }
     }
-    Failure::Broken(error.to_string())
+
+    fn token(&self) -> Result<HeaderValue, Failure> {
+        let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((signed, token)) = &*token
+            && signed.elapsed() < Self::FRESH
+        {
+            return Ok(token.clone());
+        }
+        let not_sent = |error: &dyn std::fmt::Display| Failure::NotSent(error.to_string());
+        let text = self.key.sign(&self.caller, &self.callee).map_err(|error| not_sent(&error))?;
+        let fresh = HeaderValue::try_from(text).map_err(|error| not_sent(&error))?;
+        *token = Some((Instant::now(), fresh.clone()));
+        Ok(fresh)
+    }
 }

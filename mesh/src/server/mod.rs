@@ -36,6 +36,7 @@ use self::gate::{Gate, Place};
 use self::measured::Measured;
 use self::outgoing::Outgoing;
 use crate::caller::LocalPeer;
+use crate::client::RETRY_OWNER;
 use crate::contract::{Contract, Rule};
 use crate::error::{Error, Result};
 use crate::scope::Scope;
@@ -112,7 +113,8 @@ impl Front {
     }
 
     pub(crate) fn is_up(&self, context: &str) -> bool {
-        context == MESH || matches!(self.find(context), Some(Some(_)))
+        let contexts = self.inner.contexts.read().unwrap_or_else(PoisonError::into_inner);
+        context == MESH || matches!(contexts.get(context), Some(Some(_)))
     }
 
     /// Whether this context is one of this process, running or not.
@@ -221,8 +223,9 @@ impl Front {
         };
         let bearer = caller.account().ok().and_then(|_| bearer_of(&head.headers));
         let Served { routes, tasks } = self.served(&rule.context)?;
+        let retry_owner = head.headers.get(RETRY_OWNER).cloned();
         head.extensions.insert(caller);
-        let scope = Scope { deadline: Some(deadline), bearer, tasks: Some(tasks) };
+        let scope = Scope { deadline: Some(deadline), bearer, tasks: Some(tasks), retry_owner };
         let work = run(routes, http::Request::from_parts(head, body));
         Ok((scope.around(work).await?, place))
     }

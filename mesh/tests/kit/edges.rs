@@ -1,12 +1,12 @@
 //! Synchronous edges within one process, and what every call passes on its way in.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use mesh::client::{BreakerSettings, EdgeSettings, is_certainly_not_sent};
 use mesh::{Caller, Context, scope};
-use mesh_testing::{TestMesh, eventually, refusal, request_id};
+use mesh_testing::{Account, TestMesh, eventually, refusal, request_id};
 use proto::mesh::v1 as api;
 use proto::payment::v1::payment_service_client::PaymentServiceClient;
 use proto::payment::v1::payment_service_server::{PaymentService, PaymentServiceServer};
@@ -24,6 +24,10 @@ pub(crate) struct Payments {
     /// The caller's key, and how much time was left.
     pub(crate) calls: Arc<Mutex<Vec<(String, Duration)>>>,
     pub(crate) stores: Stores,
+    /// Where `GetPayment` asks further on, if anywhere.
+    onwards: Arc<OnceLock<mesh::client::Channel>>,
+    /// How much time was left there.
+    lists: Arc<Mutex<Vec<Duration>>>,
 }
 
 #[tonic::async_trait]
@@ -65,6 +69,12 @@ impl PaymentService for Payments {
         request: Request<GetPaymentRequest>,
     ) -> Result<Response<GetPaymentResponse>, Status> {
         let (caller, _) = Caller::of(request)?;
+        if let Some(channel) = self.onwards.get() {
+            self.calls.lock().unwrap().push((caller.key(), scope::time_left().unwrap_or_default()));
+            let mut further_on = PaymentServiceClient::new(channel.clone());
+            let list = further_on.list_payments(ListPaymentsRequest::default()).await;
+            list.map_err(|_| Status::unavailable("the list"))?;
+        }
         let payment = Payment {
             customer: caller.account()?.to_string(),
             name: caller.key(),
@@ -77,7 +87,8 @@ impl PaymentService for Payments {
         &self,
         _: Request<ListPaymentsRequest>,
     ) -> Result<Response<ListPaymentsResponse>, Status> {
-        Ok(Response::new(ListPaymentsResponse::default()))
+        self.lists.lock().unwrap().push(scope::time_left().unwrap_or_default());
+        Err(Status::unavailable("the list"))
     }
 }
 
@@ -109,6 +120,16 @@ async fn start_with(settings: EdgeSettings) -> (TestMesh, Payments) {
 
 fn client(mesh: &TestMesh) -> PaymentServiceClient<mesh::client::Channel> {
     PaymentServiceClient::new(mesh.service("homemovie.app", "payment"))
+}
+
+async fn get_payment(
+    mesh: &TestMesh,
+    account: &Account,
+) -> Result<Response<GetPaymentResponse>, Status> {
+    let mut request = Request::new(GetPaymentRequest::default());
+    let bearer = format!("Bearer {}", account.token).parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    client(mesh).get_payment(request).await
 }
 
 async fn edge(mesh: &TestMesh) -> api::Edge {
@@ -154,11 +175,7 @@ async fn g16_a_method_for_customers_needs_a_customer() {
 async fn g6_a_customers_requests_are_the_customers_whichever_context_passes_them_on() {
     let (mesh, _) = start().await;
     let account = mesh.customer();
-    let mut request = Request::new(GetPaymentRequest::default());
-    request
-        .metadata_mut()
-        .insert("authorization", format!("Bearer {}", account.token).parse().unwrap());
-    let payment = client(&mesh).get_payment(request).await.unwrap().into_inner().payment.unwrap();
+    let payment = get_payment(&mesh, &account).await.unwrap().into_inner().payment.unwrap();
     assert_eq!(
         payment.name,
         account.id.to_string(),
@@ -203,9 +220,9 @@ async fn g12_what_a_callee_lacks_is_its_own_affair_and_it_is_busy() {
     );
     assert!(mesh::retry_delay_of(&status).is_some());
     assert!(!is_certainly_not_sent(&status), "it was carried out, or not");
-    assert_eq!(payments.calls.lock().unwrap().len(), 3, "sent again first");
+    assert_eq!(payments.calls.lock().unwrap().len(), 1, "it said when to come again");
     let edge = edge(&mesh).await;
-    assert_eq!((edge.failure_count, edge.fallback_count), (3, 1));
+    assert_eq!((edge.failure_count, edge.fallback_count), (1, 1));
     // What says already who is busy is passed on.
     let status = client(&mesh).pay(pay("bank busy")).await.unwrap_err();
     assert_eq!(mesh::reason_of(&status).as_deref(), Some("BANK_BUSY"));
@@ -292,6 +309,51 @@ async fn g16_what_breaks_on_the_way_is_sent_again_where_the_contract_allows() {
     client(&mesh).pay(pay("orders/1")).await.unwrap();
     assert_eq!(payments.calls.lock().unwrap().len(), 1);
     assert_eq!(edge(&mesh).await.retry_count, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t18_of_two_hops_only_the_first_sends_again_and_a_fifth_at_most() {
+    let breaker = BreakerSettings { min_calls: u32::MAX, ..BreakerSettings::default() };
+    let (mesh, payments) = start_with(EdgeSettings { breaker, ..EdgeSettings::default() }).await;
+    payments.onwards.set(mesh.service("payment", "payment")).unwrap();
+    let account = mesh.customer();
+    let (asked, begun) = (300, Instant::now());
+    for _ in 0..asked {
+        assert_eq!(refusal(get_payment(&mesh, &account).await).0, Code::Unavailable);
+    }
+    let first = payments.calls.lock().unwrap().len();
+    let second = payments.lists.lock().unwrap().len();
+    assert!(first > asked, "the first hop sends again");
+    // A fifth, and the ten that the budget has in each of its windows.
+    let windows = 1 + usize::try_from(begun.elapsed().as_secs()).unwrap() / 9;
+    assert!(first <= asked + asked / 5 + 10 * windows, "{first} in {:?}", begun.elapsed());
+    assert!((asked / 2..=first).contains(&second), "the second does not: {second} of {first}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t24_each_hop_keeps_ten_milliseconds_of_what_is_left() {
+    let settings =
+        |millis| EdgeSettings { timeout: Duration::from_millis(millis), ..EdgeSettings::default() };
+    let (mesh, payments) = start_with(settings(300)).await;
+    payments.onwards.set(mesh.service("payment", "payment")).unwrap();
+    let account = mesh.customer();
+    let left = eventually("the second hop is called", async || {
+        get_payment(&mesh, &account).await.unwrap_err();
+        payments.lists.lock().unwrap().first().copied()
+    })
+    .await;
+    assert!(left <= Duration::from_millis(290), "{left:?}");
+
+    // Where no time is left to answer with, it is not sent on.
+    let (mesh, payments) = start_with(settings(9)).await;
+    payments.onwards.set(mesh.service("payment", "payment")).unwrap();
+    let account = mesh.customer();
+    eventually("the first hop is called", async || {
+        get_payment(&mesh, &account).await.unwrap_err();
+        payments.calls.lock().unwrap().first().map(drop)
+    })
+    .await;
+    assert!(payments.lists.lock().unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,9 +2,11 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod admin;
+mod balance;
 mod calling;
 mod edges;
 mod events;
+mod gate;
 mod parking;
 mod remote;
 mod saga;

@@ -1,24 +1,9 @@
 //! The program as a client of a running system, like any other client.
 
+pub(crate) use mesh_client::SignedIn;
+use proto::identity::v1::SignUpRequest;
 use proto::identity::v1::identity_service_client::IdentityServiceClient;
-use proto::identity::v1::{SignInRequest, SignUpRequest};
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
-
-/// Puts an access token on each call.
-#[derive(Debug, Clone)]
-pub(crate) struct Bearer(tonic::metadata::AsciiMetadataValue);
-
-impl tonic::service::Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
-
-/// A connection as somebody who is signed in.
-pub(crate) type SignedIn = InterceptedService<Channel, Bearer>;
 
 /// Why the program could not do its part.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -54,11 +39,7 @@ pub(crate) async fn sign_in(
     email: &str,
     password: &str,
 ) -> Result<(String, SignedIn), Failure> {
-    let request = SignInRequest { email: email.to_owned(), password: password.to_owned() };
-    let answer = IdentityServiceClient::new(channel.clone()).sign_in(request).await?.into_inner();
-    let token = answer.tokens.ok_or("sign-in without tokens")?.access_token;
-    let bearer = Bearer(format!("Bearer {token}").parse()?);
-    Ok((answer.account.unwrap_or_default().name, InterceptedService::new(channel.clone(), bearer)))
+    Ok(SignedIn::sign_in(channel, email, password).await?)
 }
 
 /// The password of the first admin, from the environment.
