@@ -15,6 +15,9 @@ use clap::Parser as _;
 
 use crate::cli::{Cli, Command};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What a command ends with: nothing more to say, or why it failed.
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
