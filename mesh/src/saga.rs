@@ -30,7 +30,7 @@ use crate::client::is_certainly_not_sent;
 use crate::error::{Error, Result};
 use crate::scope::Scope;
 use crate::store::schema::mesh_intent;
-use crate::store::{Conn, Page, Store, Tx, fingerprint};
+use crate::store::{Conn, Page, Store, Tx, fingerprint, prepared};
 use crate::tasks::Tasks;
 use crate::time::micros;
 
@@ -306,13 +306,16 @@ impl<S: CallThenRegister> Saga<S> {
             .store
             .write_because(cause, move |tx| {
                 let name = S::name(&order).to_owned();
-                if !set_state(tx, &name, PENDING, REGISTERED)? {
+                let answer = steps.register(tx, order)?;
+                let values = (
+                    mesh_intent::state.eq(REGISTERED),
+                    mesh_intent::answer.eq(answer.encode_to_vec()),
+                );
+                let pending = prepared(diesel::update(in_state(&name, PENDING)).set(values));
+                // Voided meanwhile: nothing of it is kept.
+                if pending.execute(&mut **tx)? == 0 {
                     return Err(Error::Changed(name));
                 }
-                let answer = steps.register(tx, order)?;
-                diesel::update(mesh_intent::table.find(name))
-                    .set(mesh_intent::answer.eq(answer.encode_to_vec()))
-                    .execute(&mut **tx)?;
                 Ok(answer)
             })
             .await;
@@ -421,9 +424,14 @@ impl<S: CallThenRegister> Saga<S> {
 
 /// Compare and set: whether it was `from`.
 fn set_state(tx: &mut Tx<'_>, name: &str, from: &str, to: &str) -> Result<bool> {
-    let row =
-        mesh_intent::table.filter(mesh_intent::name.eq(name)).filter(mesh_intent::state.eq(from));
-    Ok(diesel::update(row).set(mesh_intent::state.eq(to)).execute(&mut **tx)? == 1)
+    let row = in_state(name, from);
+    Ok(prepared(diesel::update(row).set(mesh_intent::state.eq(to))).execute(&mut **tx)? == 1)
+}
+
+/// The intent, if it is in this state.
+#[diesel::dsl::auto_type]
+fn in_state<'a>(name: &'a str, state: &'a str) -> _ {
+    mesh_intent::table.filter(mesh_intent::name.eq(name)).filter(mesh_intent::state.eq(state))
 }
 
 fn free_request_id(tx: &mut Tx<'_>, name: &str) -> Result<()> {

@@ -14,7 +14,7 @@ use super::policy::{Policy, Start};
 use super::{Generations, Parked, Sources};
 use crate::error::{Error, Result, reason_of};
 use crate::store::schema::{mesh_attempt, mesh_cursor, mesh_parked};
-use crate::store::{Conn, Store, Tx};
+use crate::store::{Conn, Store, Tx, prepared};
 
 /// One process has all partitions.
 const ALL: i32 = -1;
@@ -214,11 +214,10 @@ impl Runner {
     /// it, and has had the effect.
     pub(super) fn advance(&self, tx: &mut Tx<'_>, epoch: &str, from: i64, upto: i64) -> Result<()> {
         let place = mesh_cursor::table.find((self.key.as_str(), self.policy.source.as_str(), ALL));
-        let moved = diesel::update(place)
+        let place = diesel::update(place)
             .filter(mesh_cursor::epoch.eq(epoch))
-            .filter(mesh_cursor::position.eq(from))
-            .set(mesh_cursor::position.eq(upto))
-            .execute(&mut **tx)?;
+            .filter(mesh_cursor::position.eq(from));
+        let moved = prepared(place.set(mesh_cursor::position.eq(upto))).execute(&mut **tx)?;
         if moved == 1 { Ok(()) } else { Err(Error::Changed(self.key.clone())) }
     }
 

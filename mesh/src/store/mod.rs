@@ -7,6 +7,7 @@
 mod once;
 mod open;
 mod page;
+mod prepared;
 pub(crate) mod schema;
 mod tail;
 mod tx;
@@ -24,6 +25,7 @@ use tokio::time::timeout_at;
 pub(crate) use once::fingerprint;
 pub use open::OpenError;
 pub use page::Page;
+pub use prepared::{Prepared, prepared};
 pub use tx::Tx;
 
 pub(crate) use writer::words;

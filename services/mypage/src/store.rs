@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use diesel::dsl::min;
 use diesel::prelude::*;
 use mesh::events::Generations;
-use mesh::{Conn, Error, Event, Money, Page, Result, Tx, micros, time_of};
+use mesh::{Conn, Error, Event, Money, Page, Result, Tx, micros, prepared, time_of};
 
 use crate::domain::{MyOrder, Progress};
 
@@ -159,7 +159,7 @@ pub(crate) fn apply<M>(
     if is_new {
         diesel::insert_into(my_order::table).values(changed).execute(&mut **tx)?;
     } else {
-        diesel::update(row).set(changed).execute(&mut **tx)?;
+        prepared(diesel::update(row).set(changed)).execute(&mut **tx)?;
     }
     Ok(())
 }
@@ -187,10 +187,8 @@ fn note<M>(conn: &mut Conn, generation: i32, order: &str, event: &Event<M>) -> R
 
 /// The number of one change. Taken in the transaction of the change, so that numbers are seen in their order.
 fn next_change(conn: &mut Conn) -> QueryResult<i64> {
-    diesel::update(my_change::table)
-        .set(my_change::last.eq(my_change::last + 1))
-        .returning(my_change::last)
-        .get_result(conn)
+    let next = diesel::update(my_change::table).set(my_change::last.eq(my_change::last + 1));
+    prepared(next.returning(my_change::last)).get_result(conn)
 }
 
 fn last_change(conn: &mut Conn) -> QueryResult<i64> {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use diesel::prelude::*;
-use mesh::{Conn, Error, Id, Page, Result, micros, time_of};
+use mesh::{Conn, Error, Id, Page, Result, micros, prepared, time_of};
 
 use crate::domain::{Kind, Language, Medium, Message, Notice, Notices, State};
 
@@ -140,10 +140,9 @@ pub(crate) fn before(
 
 /// The number of the next notice. Taken in the transaction that tells it, so that numbers are seen in their order.
 pub(crate) fn next_sequence(conn: &mut Conn) -> Result<i64> {
-    diesel::update(notice_sequence::table)
-        .set(notice_sequence::last.eq(notice_sequence::last + 1))
-        .execute(conn)?;
-    last_sequence(conn)
+    let next = diesel::update(notice_sequence::table)
+        .set(notice_sequence::last.eq(notice_sequence::last + 1));
+    Ok(prepared(next.returning(notice_sequence::last)).get_result(conn)?)
 }
 
 /// The number of the last notice that was told to anybody.
@@ -203,7 +202,7 @@ pub(crate) fn find(conn: &mut Conn, id: Id<Notices>) -> Result<Notice> {
 /// Stores what became of it.
 pub(crate) fn save(conn: &mut Conn, changed: &Notice) -> Result<()> {
     let row = notice::table.find(changed.id.to_string());
-    diesel::update(row).set(Row::from(changed)).execute(conn)?;
+    prepared(diesel::update(row).set(Row::from(changed))).execute(conn)?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use diesel::prelude::*;
-use mesh::{Conn, Error, Id, Money, Page, Result, micros, time_of};
+use mesh::{Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
 
 use crate::domain::{Payment, Payments, State};
 
@@ -185,9 +185,8 @@ pub(crate) fn insert(conn: &mut Conn, payment: &Payment) -> Result<()> {
 
 /// Stores what became of a payment.
 pub(crate) fn save(conn: &mut Conn, payment: &Payment) -> Result<()> {
-    diesel::update(payment::table.find(payment.id.to_string()))
-        .set(Row::from(payment))
-        .execute(conn)?;
+    let row = payment::table.find(payment.id.to_string());
+    prepared(diesel::update(row).set(Row::from(payment))).execute(conn)?;
     Ok(())
 }
 

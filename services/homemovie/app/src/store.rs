@@ -1,7 +1,7 @@
 //! The tables of applications and of what is known of films.
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of};
+use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
 
 use crate::domain::{Application, Film, MovieApplications, Movies, State};
 
@@ -102,7 +102,7 @@ pub(crate) fn add(conn: &mut Conn, application: &Application) -> Result<()> {
 /// An application as it is now.
 pub(crate) fn save(conn: &mut Conn, application: &Application) -> Result<()> {
     let row = movie_application::table.find(application.id.to_string());
-    diesel::update(row).set(Row::from(application)).execute(conn)?;
+    prepared(diesel::update(row).set(Row::from(application))).execute(conn)?;
     Ok(())
 }
 

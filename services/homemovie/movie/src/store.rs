@@ -1,7 +1,7 @@
 //! The tables of films and purchases.
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of};
+use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
 
 use crate::domain::{Movie, MovieApplications, Movies, Purchase, PurchaseState};
 
@@ -176,7 +176,7 @@ pub(crate) fn add_purchase(conn: &mut Conn, purchase: &Purchase) -> Result<()> {
 /// A purchase as it is now.
 pub(crate) fn save_purchase(conn: &mut Conn, purchase: &Purchase) -> Result<()> {
     let row = movie_purchase::table.find(purchase.id.to_string());
-    diesel::update(row).set(PurchaseRow::from(purchase)).execute(conn)?;
+    prepared(diesel::update(row).set(PurchaseRow::from(purchase))).execute(conn)?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as Failure};
-use mesh::{Conn, Error, Id, Money, Page, Result, micros, time_of};
+use mesh::{Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
 
 use crate::domain::{Musical, MusicalReservations, Musicals, Refusal, SeatHold, Taken, Times};
 
@@ -139,7 +139,7 @@ pub(crate) fn take_seats(conn: &mut Conn, changed: &Musical, seats: i32) -> Resu
         musical::reservable_seats.eq(musical::reservable_seats - seats),
         musical::revision.eq(changed.revision),
     );
-    let taken = diesel::update(row).set(values).execute(conn)?;
+    let taken = prepared(diesel::update(row).set(values)).execute(conn)?;
     // Somebody else was faster: whoever asks decides again.
     if taken == 0 { Err(Error::Changed(changed.id.to_string())) } else { Ok(()) }
 }
@@ -255,9 +255,8 @@ pub(crate) fn add_hold(conn: &mut Conn, hold: &SeatHold) -> Result<()> {
 
 /// Whether a hold is returned by now.
 pub(crate) fn save_hold(conn: &mut Conn, hold: &SeatHold) -> Result<()> {
-    diesel::update(seat_hold::table.find(hold.reservation.to_string()))
-        .set(seat_hold::returned.eq(hold.returned))
-        .execute(conn)?;
+    let row = seat_hold::table.find(hold.reservation.to_string());
+    prepared(diesel::update(row).set(seat_hold::returned.eq(hold.returned))).execute(conn)?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of};
+use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
 
 use crate::domain::{MusicalReservations, Musicals, Performance, Reservation, State};
 
@@ -130,7 +130,7 @@ pub(crate) fn add(conn: &mut Conn, reservation: &Reservation) -> Result<()> {
 /// A reservation as it is now.
 pub(crate) fn save(conn: &mut Conn, reservation: &Reservation) -> Result<()> {
     let row = reservation::table.find(reservation.id.to_string());
-    diesel::update(row).set(Row::from(reservation)).execute(conn)?;
+    prepared(diesel::update(row).set(Row::from(reservation))).execute(conn)?;
     Ok(())
 }
 
