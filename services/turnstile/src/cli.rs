@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -29,6 +30,7 @@ First steps:
   turnstile                       bring everything up; the first start prints the admin's password once
   turnstile demo homemovie        play the film purchase against a private system, and see every step
   turnstile demo outerpark        the same for the musical reservation
+  turnstile load homemovie        put a private system under load, and see how many orders a second it takes
   turnstile check-config          show every setting, its value, and where it comes from
 
 Every setting is an environment variable TURNSTILE_...; a flag goes before it, a file after it.";
@@ -39,6 +41,8 @@ pub(crate) enum Command {
     Up(UpOptions),
     /// Play a system's demo script as a real client, and print every step with what it saw
     Demo(DemoOptions),
+    /// Put a system under load, and print rate, latencies and what was not as it should be
+    Load(LoadOptions),
     /// Look at events that a policy could not handle, or hand them to it again
     Events(EventsOptions),
     /// List orders that are neither registered nor ended: waiting for a callee, or being undone
@@ -86,6 +90,111 @@ pub(crate) struct DemoOptions {
     /// How many users the last step has
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(crate) users: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// Films are picked; completed when my page shows them as ordered
+    Homemovie,
+    /// Seats of one hot musical are reserved; none may be sold twice
+    Outerpark,
+    /// Films are picked while the payment is slow: the breaker opens, and heals
+    HomemovieBreaker,
+    /// Seats are reserved while the seats' side is slow: the breaker opens, and heals
+    OuterparkBreaker,
+}
+
+impl Scenario {
+    /// Whether it is about a breaker.
+    pub(crate) fn is_breaker(self) -> bool {
+        matches!(self, Self::HomemovieBreaker | Self::OuterparkBreaker)
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = LOAD_HELP)]
+pub(crate) struct LoadOptions {
+    /// What the users do
+    pub(crate) scenario: Scenario,
+
+    /// How many users there are [default: 64, or 100 on a slow callee]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    users: Option<u32>,
+
+    /// Send so many calls a second, whatever comes of them; without it each user sends its next call when it has the
+    /// answer to the last. The latency counts from when a call was due
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+
+    /// For how long: 500ms, 15s, 2m; at most 14m, since an access token ends after 15
+    /// [default: 15s, or 60s on a slow callee]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+
+    /// Put a running system under load instead of a private one
+    #[arg(long, env = "TURNSTILE_TARGET", value_name = "URL")]
+    pub(crate) target: Option<String>,
+
+    /// Print one JSON object on standard output, and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// How many users share a connection; one connection carries 200 calls at once
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub(crate) users_per_connection: usize,
+
+    /// On a slow callee: how many calls come first, one after another, without a load
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) unloaded: usize,
+
+    /// The admin's email; the password comes from TURNSTILE_ADMIN_PASSWORD
+    #[arg(long, default_value = "admin@localhost", value_name = "EMAIL")]
+    pub(crate) admin: String,
+}
+
+const LOAD_HELP: &str = "\
+Without --target it starts a private system in a process of its own, in a
+temporary folder, and stops it in the end; TURNSTILE_... variables set it up.
+With --target nothing is set there: for the slow scenarios start that system
+with TURNSTILE_PAYMENT_DELAY_MS=400-620 and TURNSTILE_PAYMENT_CONCURRENCY=10.
+Ctrl-c ends the load early and prints the figures so far.
+The exit status is 0 only if everything was as it should be.";
+
+impl LoadOptions {
+    /// How many users there are.
+    pub(crate) fn users(&self) -> usize {
+        let default = if self.scenario.is_breaker() { 100 } else { 64 };
+        self.users.unwrap_or(default) as usize
+    }
+
+    /// For how long.
+    pub(crate) fn duration(&self) -> Duration {
+        let seconds = if self.scenario.is_breaker() { 60 } else { 15 };
+        self.duration.unwrap_or_else(|| Duration::from_secs(seconds))
+    }
+}
+
+/// `15s`, `2m`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| "must look like 500ms, 15s or 2m")?;
+    let duration = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.saturating_mul(60)),
+        _ => return Err("must look like 500ms, 15s or 2m".to_owned()),
+    };
+    if duration.is_zero() || duration > Duration::from_secs(14 * 60) {
+        return Err("must be more than nothing, and at most 14m".to_owned());
+    }
+    Ok(duration)
+}
+
+/// More than nothing, and a number.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "must be a number")?;
+    if rate > 0.0 && rate <= 1e6 { Ok(rate) } else { Err("must be more than 0".to_owned()) }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -148,6 +257,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         <Cli as CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_duration_is_a_number_and_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "15", "s", "-1s", "1.5s", "0s", "15m", "99999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod demo;
+mod load;
 mod operate;
 mod settings;
 mod system;
@@ -44,6 +45,7 @@ async fn run(cli: Cli, begun: Instant) -> Outcome {
     match cli.command() {
         Command::Up(options) => up::up(settings::read(&cli, Some(&options))?, begun).await,
         Command::Demo(options) => demo::play(&cli, options).await,
+        Command::Load(options) => load::run(options).await,
         Command::Events(options) => operate::events(options).await,
         Command::Intents(options) => operate::intents(options).await,
         Command::CheckConfig => settings::show(&cli),
