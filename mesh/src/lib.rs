@@ -5,6 +5,7 @@
 //! them. Who may call what, what may be retried and how long it may take stands in the contracts ([`contract`]).
 
 pub mod auth;
+pub mod backup;
 mod caller;
 mod cause;
 #[cfg(feature = "chaos")]

@@ -4,6 +4,7 @@
 //! ([`writer`]), reads take a permit before they take a thread. Work whose deadline has passed is not begun, and a
 //! write whose deadline passes while it runs is rolled back.
 
+mod copy;
 mod once;
 mod open;
 mod page;
@@ -19,8 +20,10 @@ use diesel_migrations::EmbeddedMigrations;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 
+pub(crate) use copy::{Closed, Copy, Hold};
 pub(crate) use once::fingerprint;
 pub use open::OpenError;
+pub(crate) use open::lock;
 pub use page::Page;
 pub use tx::Tx;
 

@@ -1,6 +1,7 @@
 //! The kit as its contexts see it: whole processes with stand-ins for contexts.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod backup;
 mod calling;
 mod edges;
 mod events;
