@@ -47,6 +47,16 @@ pub(crate) enum Command {
     Events(EventsOptions),
     /// List orders that are neither registered nor ended: waiting for a callee, or being undone
     Intents(OperateOptions),
+    /// List the policies: how far behind the log each is, and how many of its events are parked
+    Policies(OperateOptions),
+    /// List the calls between contexts that somebody waits for, and what their breakers did
+    Edges(OperateOptions),
+    /// Copy every store at one and the same moment, while the system runs or while it does not
+    Backup(BackupOptions),
+    /// Put a backup into the folder of a system that does not run
+    Restore(RestoreOptions),
+    /// Put right what nobody can put right from outside, while the system does not run
+    Admin(AdminOptions),
     /// Check the settings, and show each with its value and where it comes from
     CheckConfig,
 }
@@ -239,6 +249,76 @@ pub(crate) enum EventsAction {
         #[arg(long, default_value = "", value_name = "NAME")]
         subject: String,
     },
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = BACKUP_HELP)]
+pub(crate) struct BackupOptions {
+    /// What to call it: before-upgrade. Small letters, digits and hyphens
+    #[arg(value_parser = backup_name)]
+    pub(crate) name: String,
+
+    /// The running system
+    #[arg(
+        long,
+        env = "TURNSTILE_TARGET",
+        default_value = "http://127.0.0.1:8088",
+        value_name = "URL"
+    )]
+    pub(crate) target: String,
+
+    /// The admin's email; the password comes from TURNSTILE_ADMIN_PASSWORD
+    #[arg(long, default_value = "admin@localhost", value_name = "EMAIL")]
+    pub(crate) admin: String,
+
+    /// The data folder of a system that does not run, instead of a running one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+const BACKUP_HELP: &str = "\
+The backup is a folder, backups/NAME in the data folder: copy it to wherever
+backups are kept. It holds every account, order, payment and signing key.";
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RestoreOptions {
+    /// The folder of the backup: data/backups/before-upgrade
+    pub(crate) backup: PathBuf,
+
+    /// Folder to restore into [env: TURNSTILE_DATA] [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Put aside the data that is there, into a folder beside it
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AdminOptions {
+    #[command(subcommand)]
+    pub(crate) action: AdminAction,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum AdminAction {
+    /// Give an account a new password, from TURNSTILE_ADMIN_PASSWORD or random; its sign-ins end
+    ResetPassword {
+        /// The account's email: admin@localhost
+        email: String,
+
+        /// Folder with all data [env: TURNSTILE_DATA] [default: ./data]
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+}
+
+/// It becomes the name of a folder.
+fn backup_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let good = (1..=64).contains(&text.len()) && text.bytes().all(plain);
+    good.then(|| text.to_owned())
+        .ok_or_else(|| "must have 1 to 64 small letters, digits and hyphens".to_owned())
 }
 
 impl Cli {

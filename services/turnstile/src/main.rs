@@ -1,5 +1,6 @@
 //! Turnstile: booking and purchase systems on one gRPC mesh, in one program.
 
+mod backup;
 mod cli;
 mod client;
 mod demo;
@@ -14,7 +15,7 @@ use std::time::Instant;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{AdminAction, Cli, Command};
 
 /// What a command ends with: nothing more to say, or why it failed.
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -48,6 +49,15 @@ async fn run(cli: Cli, begun: Instant) -> Outcome {
         Command::Load(options) => load::run(options).await,
         Command::Events(options) => operate::events(options).await,
         Command::Intents(options) => operate::intents(options).await,
+        Command::Policies(options) => operate::policies(options).await,
+        Command::Edges(options) => operate::edges(options).await,
+        Command::Backup(options) => backup::back_up(options).await,
+        Command::Restore(options) => backup::restore(&cli, options),
+        Command::Admin(options) => match options.action.clone() {
+            AdminAction::ResetPassword { email, data } => {
+                backup::reset_password(&cli, &email, data).await
+            }
+        },
         Command::CheckConfig => settings::show(&cli),
     }
 }

@@ -26,6 +26,7 @@ pub(crate) async fn up(mut config: Config, begun: Instant) -> Outcome {
         .mode(0o700)
         .create(&config.data)
         .map_err(|error| format!("{}: {error}", config.data.display()))?;
+    mesh::backup::refuse_unfinished(&config.data)?;
     let mesh = Mesh::new(config.options())?;
     // The port first: who cannot have it should not touch the data.
     let listening = mesh.listen(config.listen).await.map_err(|error| match error.kind() {
