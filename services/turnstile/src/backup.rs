@@ -1,7 +1,7 @@
 //! What an operator does with the data itself: backups, and a password that nobody knows any more.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mesh::config::Secret;
 use mesh::{Error, Mesh, Options, StartError};
@@ -25,20 +25,20 @@ pub(crate) async fn back_up(options: BackupOptions) -> Outcome {
         out(format_args!("{} stores are in {}", backup.stores.len(), folder.display()));
         return Ok(());
     }
-    let begun = SystemTime::now();
     let channel = client::connect(&options.target).await?;
     let (_, admin) = client::sign_in(&channel, &options.admin, &client::admin_password()?).await?;
     let request = BackUpRequest { request_id: client::request_id(), name: options.name.clone() };
     let mut answers = OperationsServiceClient::new(admin).back_up(request).await?.into_inner();
+    let mut copied = false;
     while let Some(answer) = answers.message().await? {
         let Some(backup) = answer.backup else {
             eprintln!("copied {}", answer.store);
+            copied = true;
             continue;
         };
-        let taken = backup.create_time.and_then(|time| SystemTime::try_from(time).ok());
-        // Clocks of two machines may differ a little.
-        if taken.is_some_and(|taken| taken + Duration::from_secs(60) < begun) {
-            return Err(format!("there is a backup with the name {} already", options.name).into());
+        // Of one that was there already no store is copied.
+        if !copied {
+            return Err(format!("there is a backup with the name {}", options.name).into());
         }
         let held = backup.hold_duration.and_then(|held| Duration::try_from(held).ok());
         out(format_args!(

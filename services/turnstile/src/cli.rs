@@ -21,19 +21,27 @@ pub(crate) struct Cli {
     up: UpOptions,
 
     /// A file with settings, in TOML. Default: turnstile.toml, if there is one here.
-    #[arg(long, global = true, env = "TURNSTILE_CONFIG", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "TURNSTILE_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub(crate) config: Option<PathBuf>,
 }
 
 const FIRST_STEPS: &str = "\
 First steps:
-  turnstile                       bring everything up; the first start prints the admin's password once
-  turnstile demo homemovie        play the film purchase against a private system, and see every step
-  turnstile demo outerpark        the same for the musical reservation
-  turnstile load homemovie        put a private system under load, and see how many orders a second it takes
-  turnstile check-config          show every setting, its value, and where it comes from
+  turnstile                  bring everything up; the first start prints the
+                             admin's password once
+  turnstile demo homemovie   play the film purchase against a private system
+  turnstile demo outerpark   the same for the musical reservation
+  turnstile load homemovie   see how many orders a second a private system takes
+  turnstile check-config     show every setting, its value and who gave it
 
-Every setting is an environment variable TURNSTILE_...; a flag goes before it, a file after it.";
+Every setting is an environment variable TURNSTILE_...; a flag goes before it,
+a file behind it. docs/operating.md is for those who keep it running.";
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
@@ -90,7 +98,7 @@ pub(crate) struct DemoOptions {
     pub(crate) system: System,
 
     /// Play against a running system instead of a private one
-    #[arg(long, env = "TURNSTILE_TARGET", value_name = "URL")]
+    #[arg(long, env = "TURNSTILE_TARGET", hide_env_values = true, value_name = "URL")]
     pub(crate) target: Option<String>,
 
     /// How long the last step, the load on a slow payment, takes; 0 leaves it out
@@ -142,7 +150,7 @@ pub(crate) struct LoadOptions {
     duration: Option<Duration>,
 
     /// Put a running system under load instead of a private one
-    #[arg(long, env = "TURNSTILE_TARGET", value_name = "URL")]
+    #[arg(long, env = "TURNSTILE_TARGET", hide_env_values = true, value_name = "URL")]
     pub(crate) target: Option<String>,
 
     /// Print one JSON object on standard output, and nothing else
@@ -165,8 +173,9 @@ pub(crate) struct LoadOptions {
 const LOAD_HELP: &str = "\
 Without --target it starts a private system in a process of its own, in a
 temporary folder, and stops it in the end; TURNSTILE_... variables set it up.
-With --target nothing is set there: for the slow scenarios start that system
-with TURNSTILE_PAYMENT_DELAY_MS=400-620 and TURNSTILE_PAYMENT_CONCURRENCY=10.
+With --target nothing is set there: for the -breaker scenarios start that
+system with TURNSTILE_PAYMENT_DELAY_MS=400-620, TURNSTILE_PAYMENT_CONCURRENCY=10
+or TURNSTILE_MUSICAL_DELAY_MS, TURNSTILE_MUSICAL_CONCURRENCY.
 Ctrl-c ends the load early and prints the figures so far.
 The exit status is 0 only if everything was as it should be.";
 
@@ -214,13 +223,20 @@ pub(crate) struct OperateOptions {
         long,
         global = true,
         env = "TURNSTILE_TARGET",
+        hide_env_values = true,
         default_value = "http://127.0.0.1:8088",
         value_name = "URL"
     )]
     pub(crate) target: String,
 
     /// Only this context: homemovie.app
-    #[arg(long, global = true, default_value = "", value_name = "CONTEXT")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "CONTEXT"
+    )]
     pub(crate) context: String,
 
     /// The admin's email; the password comes from TURNSTILE_ADMIN_PASSWORD
@@ -246,7 +262,7 @@ pub(crate) enum EventsAction {
         /// The policy: homemovie.movie/whenever_movie_picked
         policy: String,
         /// Only the events of this subject: movieApplications/...
-        #[arg(long, default_value = "", value_name = "NAME")]
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
         subject: String,
     },
 }
@@ -262,6 +278,7 @@ pub(crate) struct BackupOptions {
     #[arg(
         long,
         env = "TURNSTILE_TARGET",
+        hide_env_values = true,
         default_value = "http://127.0.0.1:8088",
         value_name = "URL"
     )]

@@ -46,7 +46,7 @@ async fn run(cli: Cli, begun: Instant) -> Outcome {
     match cli.command() {
         Command::Up(options) => up::up(settings::read(&cli, Some(&options))?, begun).await,
         Command::Demo(options) => demo::play(&cli, options).await,
-        Command::Load(options) => load::run(options).await,
+        Command::Load(options) => load::run(&cli, options).await,
         Command::Events(options) => operate::events(options).await,
         Command::Intents(options) => operate::intents(options).await,
         Command::Policies(options) => operate::policies(options).await,

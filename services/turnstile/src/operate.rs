@@ -109,12 +109,12 @@ pub(crate) async fn policies(options: OperateOptions) -> Outcome {
         page_size: 0,
         page_token: String::new(),
     };
-    out(format_args!("{:<56} {:>8} {:>8}  {:<24}", "POLICY", "LAG", "PARKED", "READS"));
+    out(format_args!("{:<60} {:>7} {:>6}  {}", "POLICY", "LAG", "PARKED", "READS"));
     loop {
         let page = operations.list_policies(request.clone()).await?.into_inner();
         for policy in page.policies {
             out(format_args!(
-                "{:<56} {:>8} {:>8}  {:<24}",
+                "{:<60} {:>7} {:>6}  {}",
                 policy.name, policy.lag, policy.parked_count, policy.source
             ));
         }

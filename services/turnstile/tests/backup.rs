@@ -179,6 +179,7 @@ async fn t_05_a_backup_in_the_middle_of_a_load_restores_to_a_whole_system() {
     .await;
     let taken = succeeds(&["backup", "in-the-middle", "--target", &target]).await;
     assert!(taken.contains("copied homemovie.app") && taken.contains("9 stores"), "{taken}");
+    is_refused(&["backup", "in-the-middle", "--target", &target], "there is a backup with").await;
     for mut load in loads {
         let status = load.wait().await.expect("an end");
         assert!(status.success(), "the load was disturbed: {status}");

@@ -13,7 +13,7 @@ pub(crate) use target::Target;
 pub(crate) use work::Work;
 
 use crate::Outcome;
-use crate::cli::{LoadOptions, Scenario};
+use crate::cli::{Cli, LoadOptions, Scenario};
 use crate::client::{Failure, SignedIn};
 use generator::{Pace, Tally, drive};
 use report::Report;
@@ -26,7 +26,7 @@ const SLOW_MUSICAL: [(&str, &str); 2] =
     [("TURNSTILE_MUSICAL_DELAY_MS", "400-620"), ("TURNSTILE_MUSICAL_CONCURRENCY", "10")];
 
 /// Puts a system under load, prints the figures, and fails where something is not as it should be.
-pub(crate) async fn run(options: LoadOptions) -> Outcome {
+pub(crate) async fn run(cli: &Cli, options: LoadOptions) -> Outcome {
     let twice = async {
         for _ in 0..2 {
             if tokio::signal::ctrl_c().await.is_err() {
@@ -36,21 +36,21 @@ pub(crate) async fn run(options: LoadOptions) -> Outcome {
         }
     };
     tokio::select! {
-        outcome = Box::pin(play(options)) => outcome,
+        outcome = Box::pin(play(cli, options)) => outcome,
         () = twice => Err("ended before the figures were there".into()),
     }
 }
 
-async fn play(options: LoadOptions) -> Outcome {
+async fn play(cli: &Cli, options: LoadOptions) -> Outcome {
     let target = match &options.target {
         Some(url) => Target::running(url, &options.admin).await?,
         None => {
-            Target::private(match options.scenario {
+            let settings: &[_] = match options.scenario {
                 Scenario::Homemovie | Scenario::Outerpark => &[],
                 Scenario::HomemovieBreaker => &SLOW_PAYMENT,
                 Scenario::OuterparkBreaker => &SLOW_MUSICAL,
-            })
-            .await?
+            };
+            Target::private(cli.config.as_deref(), settings).await?
         }
     };
     let report = put_under_load(&target, &options).await?;

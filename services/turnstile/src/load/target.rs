@@ -2,6 +2,7 @@
 //! not share a runtime with the other.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -50,8 +51,11 @@ impl Target {
     }
 
     /// A system of its own, with these settings where the environment has no others.
-    pub(crate) async fn private(settings: &[(&str, &str)]) -> Result<Self, Failure> {
-        let private = Private::start(settings).await?;
+    pub(crate) async fn private(
+        config: Option<&Path>,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, Failure> {
+        let private = Private::start(config, settings).await?;
         let url = format!("http://{}", private.address);
         let channel = client::connect(&url).await?;
         let (_, admin) =
@@ -129,7 +133,7 @@ struct Private {
 }
 
 impl Private {
-    async fn start(settings: &[(&str, &str)]) -> Result<Self, Failure> {
+    async fn start(config: Option<&Path>, settings: &[(&str, &str)]) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         let admin_password = mesh::auth::random_text();
         let given: Vec<String> = std::env::vars().map(|(name, _)| name).collect();
@@ -150,6 +154,9 @@ impl Private {
             // Ctrl-c is for us: we end it when we are done.
             .process_group(0)
             .kill_on_drop(true);
+        if let Some(config) = config {
+            command.arg("--config").arg(config);
+        }
         for name in NOT_OURS {
             command.env_remove(name);
         }
