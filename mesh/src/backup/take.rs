@@ -123,6 +123,7 @@ pub(crate) async fn back_up(
     name: &str,
     told: UnboundedSender<String>,
 ) -> Result<Manifest> {
+    let _alone = registry.backing_up.lock().await;
     let stores: Vec<Store> = {
         let running = registry.running();
         running.values().flat_map(|running| running.stores.iter().cloned()).collect()

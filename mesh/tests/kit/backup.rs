@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use futures::future::join_all;
 use mesh::{Mesh, Options, reason_of};
 use mesh_testing::{TestMesh, bad_fields, eventually, request_id};
 use proto::mesh::v1 as api;
@@ -101,6 +102,15 @@ async fn the_same_name_is_the_same_backup() {
     for name in ["", "..", "a/b", "A", &"x".repeat(65)] {
         assert_eq!(bad_fields(back_up(&mesh, name).await), ["name"], "{name:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_that_are_asked_for_at_once_are_taken_one_after_another() {
+    let (mesh, _) = start().await;
+    let names = ["one", "two", "one", "three"];
+    let backups = join_all(names.map(|name| back_up(&mesh, name))).await;
+    let backups: Vec<_> = backups.into_iter().map(Result::unwrap).collect();
+    assert_eq!(backups[0], backups[2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

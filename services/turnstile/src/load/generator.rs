@@ -100,7 +100,7 @@ impl Tally {
                 self.completed[user].set(self.completed[user].get() + 1);
                 None
             }
-            Err(status) if status.code() == Code::Unavailable => {
+            Err(status) if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) => {
                 self.fallbacks.set(self.fallbacks.get() + 1);
                 Some(mesh::retry_delay_of(status).unwrap_or_default().max(PAUSE))
             }
