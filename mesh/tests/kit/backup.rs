@@ -1,12 +1,15 @@
 //! Backups: one moment for all stores, and a new epoch for what is restored.
 
 use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use mesh::{Mesh, Options, reason_of};
 use mesh_testing::{TestMesh, bad_fields, eventually, request_id};
 use proto::mesh::v1 as api;
 use proto::mesh::v1::event_service_client::EventServiceClient;
+use tokio::sync::oneshot;
 use tonic::Status;
 
 use crate::stand_in::*;
@@ -91,6 +94,38 @@ async fn a_backup_shows_one_moment_of_all_stores() {
         .await;
     }
     writes.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_waits_for_the_writer_of_every_store() {
+    let (mesh, stores) = start().await;
+    let mesh = Arc::new(mesh);
+    let (release, released) = mpsc::channel::<()>();
+    let (reached, busy) = oneshot::channel();
+    let store = stores.of("mypage");
+    let write = tokio::spawn(async move {
+        let work = move |_: &mut mesh::Tx<'_>| {
+            reached.send(()).unwrap();
+            Ok(released.recv().is_err())
+        };
+        store.write(work).await
+    });
+    busy.await.unwrap();
+    let backup = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { back_up(&mesh, "one").await }
+    });
+    let partial = mesh.folder().join("backups/.one.partial");
+    eventually("the backup has begun", || async { partial.exists().then_some(()) }).await;
+    // It has time enough to be finished, if it did not wait.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(700) && !backup.is_finished() {
+        log_of(&mesh, "identity").await;
+    }
+    assert!(!backup.is_finished());
+    drop(release);
+    assert!(write.await.unwrap().unwrap());
+    assert_eq!(backup.await.unwrap().unwrap().store_count, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
