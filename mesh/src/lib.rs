@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod auth;
+pub mod backup;
 mod caller;
 mod cause;
 #[cfg(feature = "chaos")]

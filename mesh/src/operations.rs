@@ -1,7 +1,10 @@
 //! What an operator looks at and puts right, over every context of this process.
 
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use futures::Stream;
 use prost::Message as _;
 use proto::mesh::v1 as api;
 use proto::mesh::v1::operations_service_server::{OperationsService, OperationsServiceServer};
@@ -13,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::events::{Runner, cursor_of, list_parked};
 use crate::registry::{Registry, Running};
 use crate::store::{Conn, Page};
-use crate::{events, saga};
+use crate::{backup, events, saga};
 
 /// How long the name of a context, a policy or a subject may be.
 const LONGEST_NAME: usize = 200;
@@ -229,6 +232,46 @@ impl OperationsService for Operations {
         let (edges, next_page_token) =
             cut(check, edges, request.page_size, &request.page_token, |edge| &edge.name)?;
         Ok(Response::new(api::ListEdgesResponse { edges, next_page_token }))
+    }
+
+    type BackUpStream = Pin<Box<dyn Stream<Item = Result<api::BackUpResponse, Status>> + Send>>;
+
+    async fn back_up(
+        &self,
+        request: Request<api::BackUpRequest>,
+    ) -> Result<Response<Self::BackUpStream>, Status> {
+        let request = request.into_inner();
+        let mut check = Check::command(&request);
+        // It becomes the name of a folder.
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !(1..=64).contains(&request.name.len()) || !request.name.bytes().all(plain) {
+            check.bad("name", "must have 1 to 64 small letters, digits and hyphens");
+        }
+        check.finish()?;
+        let registry = self.registry()?;
+        let (told, mut copied) = tokio::sync::mpsc::unbounded_channel();
+        let name = request.name.clone();
+        // In a task of its own: a client that goes away does not stop it halfway.
+        let taking = tokio::spawn(async move { backup::back_up(&registry, &name, told).await });
+        Ok(Response::new(Box::pin(async_stream::try_stream! {
+            while let Some(store) = copied.recv().await {
+                yield api::BackUpResponse { store, backup: None };
+            }
+            let manifest = taking.await.map_err(Error::internal)??;
+            let backup = describe_backup(&request.name, &manifest);
+            yield api::BackUpResponse { store: String::new(), backup: Some(backup) };
+        })))
+    }
+}
+
+fn describe_backup(name: &str, manifest: &backup::Manifest) -> api::Backup {
+    let held = Duration::from_micros(manifest.held.unsigned_abs());
+    api::Backup {
+        folder: format!("{}/{name}", backup::FOLDER),
+        create_time: Some(events::timestamp(manifest.time)),
+        hold_duration: prost_types::Duration::try_from(held).ok(),
+        store_count: u32::try_from(manifest.stores.len()).unwrap_or(u32::MAX),
+        size_bytes: manifest.stores.iter().map(|store| store.bytes).sum(),
     }
 }
 

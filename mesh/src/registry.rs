@@ -69,6 +69,8 @@ pub(crate) struct Registry {
     pub(crate) front: Front,
     running: Mutex<BTreeMap<String, Arc<Running>>>,
     edges: Mutex<BTreeMap<String, Arc<Edge>>>,
+    /// One backup at a time: two would hold each other's writers.
+    pub(crate) backing_up: tokio::sync::Mutex<()>,
 }
 
 /// A context that runs.
@@ -85,7 +87,13 @@ pub(crate) struct Running {
 
 impl Registry {
     pub(crate) fn new(options: Options, front: Front) -> Self {
-        Self { options, front, running: Mutex::default(), edges: Mutex::default() }
+        Self {
+            options,
+            front,
+            running: Mutex::default(),
+            edges: Mutex::default(),
+            backing_up: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The contexts that run, by name.

@@ -4,6 +4,7 @@
 //! ([`writer`]), reads take a permit before they take a thread. Work whose deadline has passed is not begun, and a
 //! write whose deadline passes while it runs is rolled back.
 
+mod copy;
 mod once;
 mod open;
 mod page;
@@ -22,8 +23,10 @@ use proto::mesh::v1 as api;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 
+pub(crate) use copy::{Closed, Copy, Hold};
 pub(crate) use once::fingerprint;
 pub use open::OpenError;
+pub(crate) use open::lock;
 pub use page::Page;
 pub use prepared::{Prepared, prepared};
 pub use tx::Tx;

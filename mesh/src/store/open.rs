@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -123,7 +124,7 @@ pub(super) fn open(
 }
 
 /// One process a store: two writers would wait for each other's locks and lose.
-fn lock(file: &Path) -> Result<File, OpenError> {
+pub(crate) fn lock(file: &Path) -> Result<File, OpenError> {
     let path = file.with_extension("lock");
     let failed =
         |cause: std::io::Error| OpenError::Failed { file: file.to_owned(), cause: cause.into() };
@@ -132,6 +133,7 @@ fn lock(file: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .read(true)
         .write(true)
+        .mode(0o600)
         .open(&path)
         .map_err(failed)?;
     match lock.try_lock() {
@@ -204,7 +206,7 @@ fn version_number(version: &str) -> i32 {
 }
 
 /// Before anything is done to it. An error of the query: the store is new and has no tables yet.
-fn refuse_others(
+pub(super) fn refuse_others(
     sqlite: &mut SqliteConnection,
     context: &str,
     file: &Path,
@@ -220,7 +222,7 @@ fn refuse_others(
     }
 }
 
-fn refuse_newer(
+pub(super) fn refuse_newer(
     sqlite: &mut SqliteConnection,
     migrations: &EmbeddedMigrations,
     file: &Path,

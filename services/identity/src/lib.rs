@@ -4,6 +4,7 @@ mod domain;
 mod first_admin;
 mod keys;
 mod limits;
+mod password_reset;
 mod passwords;
 mod rpc;
 mod settings;
@@ -20,6 +21,7 @@ use proto::identity::v1::GetJwksRequest;
 use proto::identity::v1::identity_service_client::IdentityServiceClient;
 use proto::identity::v1::identity_service_server::IdentityServiceServer;
 
+pub use password_reset::password_reset;
 pub use settings::{FirstAdmin, Settings};
 
 /// The context's name: the domain of its refusals.

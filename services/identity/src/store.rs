@@ -126,6 +126,18 @@ pub(crate) fn account_by_email(conn: &mut Conn, key: &str) -> Result<Option<(Acc
     .transpose()
 }
 
+/// Keeps another hash of an account's password.
+pub(crate) fn save_password(
+    conn: &mut Conn,
+    account: Id<Accounts>,
+    password_hash: &Secret,
+) -> Result<()> {
+    diesel::update(account::table.find(account.to_string()))
+        .set(account::password_hash.eq(password_hash.reveal()))
+        .execute(conn)?;
+    Ok(())
+}
+
 /// Whether nobody has an account.
 pub(crate) fn is_empty(conn: &mut Conn) -> Result<bool> {
     let first: Option<String> = account::table.select(account::name).first(conn).optional()?;
@@ -192,6 +204,13 @@ pub(crate) fn save_spent(conn: &mut Conn, token: &RefreshToken) -> Result<()> {
 /// Revokes every refresh token of a sign-in.
 pub(crate) fn revoke(conn: &mut Conn, sign_in: Id<SignIns>) -> Result<()> {
     diesel::delete(refresh_token::table.filter(refresh_token::sign_in.eq(sign_in.to_string())))
+        .execute(conn)?;
+    Ok(())
+}
+
+/// Revokes every refresh token of an account.
+pub(crate) fn revoke_all(conn: &mut Conn, account: Id<Accounts>) -> Result<()> {
+    diesel::delete(refresh_token::table.filter(refresh_token::account.eq(account.to_string())))
         .execute(conn)?;
     Ok(())
 }

@@ -16,26 +16,11 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use futures::future::join_all;
-use mesh_testing::request_id;
-use proto::common::v1::Money;
-use proto::homemovie::app::v1::PickMovieRequest;
-use proto::homemovie::app::v1::movie_application_service_client::MovieApplicationServiceClient;
-use proto::homemovie::movie::v1::ListMoviesRequest;
-use proto::homemovie::movie::v1::movie_service_client::MovieServiceClient;
-use proto::identity::v1::identity_service_client::IdentityServiceClient;
-use proto::identity::v1::{SignInRequest, SignUpRequest};
-use proto::mypage::v1::ListMyOrdersRequest;
-use proto::mypage::v1::my_page_service_client::MyPageServiceClient;
-use proto::outerpark::musical::v1::RegisterMusicalRequest;
-use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
-use proto::outerpark::reservation::v1::ReserveRequest;
-use proto::outerpark::reservation::v1::reservation_service_client::ReservationServiceClient;
-use tonic::Request;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -59,8 +44,10 @@ async fn main() -> Anything<()> {
     let mut ours = Command::new(env!("CARGO_BIN_EXE_turnstile"));
     ours.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path()).envs([
         ("TURNSTILE_LOG", "warn"),
+        ("TURNSTILE_ADMIN_LISTEN", "off"),
         ("TURNSTILE_ADMIN_PASSWORD", PASSWORD),
         ("TURNSTILE_IDENTITY_TRIES_PER_ADDRESS", "0"),
+        ("TURNSTILE_IDENTITY_SIGN_UPS_PER_ADDRESS", "0"),
     ]);
     let ours = Server::start(&mut ours)?;
     println!("{:<44}{:>12}{:>14}", "", "turnstile", "baseline");
@@ -73,22 +60,20 @@ async fn main() -> Anything<()> {
     row("resident when idle, MB (bare tonic server)", ours.memory_mb()?, bare.memory_mb()?);
 
     let time = Duration::from_secs(seconds);
-    let tokens = sign_up(&ours, users).await?;
     let echoes = echo(&bare, users, time).await?;
     let cpu = ours.cpu_seconds()?;
-    let orders = film_orders(&ours, &tokens, time).await?;
+    let orders = Load::of(&ours, "homemovie", users, time)?;
     let cpu = ours.cpu_seconds()? - cpu;
     let plain = plain_rows(&folder.path().join("plain-orders.sqlite"), ROWS_OF_AN_ORDER, time / 2)?;
     row("film orders/s, pick to my page (bare calls/s)", orders.rate_per_s, echoes);
     row("film orders/s, pick to my page (plain rows/s)", orders.rate_per_s, plain);
-    row("server CPU of an order, ms", cpu * 1e3 / orders.completed as f64, f64::NAN);
-    let seats = seat_reservations(&ours, &tokens, time).await?;
+    row("server CPU of an order, sign-ups included, ms", cpu * 1e3 / orders.completed, f64::NAN);
+    let seats = Load::of(&ours, "outerpark", users, time)?;
     let plain =
         plain_rows(&folder.path().join("plain-seats.sqlite"), ROWS_OF_A_RESERVATION, time / 2)?;
     row("reservations/s, one hot musical (plain rows/s)", seats.rate_per_s, plain);
     row("resident after the load, MB (bare tonic server)", ours.memory_mb()?, bare.memory_mb()?);
-    orders.print();
-    seats.print();
+    println!("{}\n{}", orders.line, seats.line);
     Ok(())
 }
 
@@ -209,179 +194,26 @@ fn plain_rows(file: &Path, rows: u32, time: Duration) -> Anything<f64> {
     Ok(f64::from(transactions) / begun.elapsed().as_secs_f64())
 }
 
-/// What came of a load.
+/// What `turnstile load` says of a scenario, and the line it said it with.
 struct Load {
-    scenario: &'static str,
-    users: usize,
-    duration_s: f64,
-    completed: usize,
+    completed: f64,
     rate_per_s: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
-    fallbacks: u64,
-    errors: u64,
+    line: String,
 }
 
 impl Load {
-    fn print(&self) {
-        let Self { scenario, users, duration_s, completed, rate_per_s, .. } = self;
-        let Self { p50_ms, p99_ms, max_ms, fallbacks, errors, .. } = self;
-        println!(
-            "{{\"scenario\":\"{scenario}\",\"users\":{users},\"duration_s\":{duration_s:.1},\"completed\":{completed},\
-             \"rate_per_s\":{rate_per_s:.1},\"p50_ms\":{p50_ms:.2},\"p99_ms\":{p99_ms:.2},\"max_ms\":{max_ms:.2},\
-             \"fallbacks\":{fallbacks},\"errors\":{errors}}}"
-        );
+    /// Puts our server under load, from a process of its own.
+    fn of(ours: &Server, scenario: &str, users: u64, time: Duration) -> Anything<Self> {
+        let output = Command::new(env!("CARGO_BIN_EXE_turnstile"))
+            .args(["load", scenario, "--json", "--users", &users.to_string()])
+            .args(["--duration", &format!("{}s", time.as_secs())])
+            .args(["--target", &format!("http://{}", ours.address)])
+            .env("TURNSTILE_ADMIN_PASSWORD", PASSWORD)
+            .stderr(Stdio::inherit())
+            .output()?;
+        let line = String::from_utf8(output.stdout)?.trim().to_owned();
+        let figures: serde_json::Value = serde_json::from_str(&line)?;
+        let figure = |name: &str| figures[name].as_f64().ok_or_else(|| format!("no {name}"));
+        Ok(Self { completed: figure("completed")?, rate_per_s: figure("rate_per_s")?, line })
     }
-}
-
-/// Every user does it again and again; `done` says whether what a user completed can be seen, and holds the clock.
-async fn load<F, W, D, V>(
-    scenario: &'static str,
-    tokens: &[String],
-    time: Duration,
-    act: F,
-    done: D,
-) -> Anything<Load>
-where
-    F: Fn(String) -> W,
-    W: Future<Output = Result<(), tonic::Status>>,
-    D: Fn(String, usize) -> V,
-    V: Future<Output = Anything<()>>,
-{
-    let (fallbacks, errors) = (AtomicU64::new(0), AtomicU64::new(0));
-    let begun = Instant::now();
-    let times = join_all(tokens.iter().map(|token| async {
-        let mut times = Vec::new();
-        while begun.elapsed() < time {
-            let sent = Instant::now();
-            match act(token.clone()).await {
-                Ok(()) => times.push(sent.elapsed().as_secs_f64() * 1e3),
-                Err(status) if status.code() == tonic::Code::Unavailable => {
-                    fallbacks.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(status) => {
-                    eprintln!("{status}");
-                    errors.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        times
-    }))
-    .await;
-    for (token, times) in tokens.iter().zip(&times) {
-        done(token.clone(), times.len()).await?;
-    }
-    let duration_s = begun.elapsed().as_secs_f64();
-    let mut times: Vec<f64> = times.into_iter().flatten().collect();
-    times.sort_by(f64::total_cmp);
-    let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
-    Ok(Load {
-        scenario,
-        users: tokens.len(),
-        duration_s,
-        completed: times.len(),
-        rate_per_s: times.len() as f64 / duration_s,
-        p50_ms: at(50),
-        p99_ms: at(99),
-        max_ms: times.last().copied().unwrap_or_default(),
-        fallbacks: fallbacks.into_inner(),
-        errors: errors.into_inner(),
-    })
-}
-
-/// Completed: the customer sees it in my page as ordered.
-async fn film_orders(ours: &Server, tokens: &[String], time: Duration) -> Anything<Load> {
-    let channel = ours.connect().await?;
-    let movies =
-        MovieServiceClient::new(channel.clone()).list_movies(ListMoviesRequest::default()).await?;
-    let movie = movies.into_inner().movies.first().ok_or("no film")?.name.clone();
-    let pick = |token: String| {
-        let mut client = MovieApplicationServiceClient::new(channel.clone());
-        let request = PickMovieRequest { request_id: request_id(), movie: movie.clone() };
-        async move { client.pick_movie(with_token(&token, request)).await.map(drop) }
-    };
-    let seen = |token: String, count: usize| {
-        let channel = channel.clone();
-        async move {
-            while ordered(&channel, &token).await? < count {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Ok(())
-        }
-    };
-    load("homemovie", tokens, time, pick, seen).await
-}
-
-/// Completed: `SEATS_RESERVED` is answered.
-async fn seat_reservations(ours: &Server, tokens: &[String], time: Duration) -> Anything<Load> {
-    let channel = ours.connect().await?;
-    let admin = sign_in(&channel, "admin@localhost", PASSWORD).await?;
-    let request = RegisterMusicalRequest {
-        request_id: request_id(),
-        musical_number: 1,
-        title: "Frozen".to_owned(),
-        performance_time: Some((SystemTime::now() + Duration::from_secs(86_400)).into()),
-        price_per_seat: Some(Money { currency_code: "KRW".to_owned(), minor_units: 50_000 }),
-        total_seats: 100_000,
-        ..RegisterMusicalRequest::default()
-    };
-    let mut musicals = MusicalServiceClient::new(channel.clone());
-    let musical = musicals.register_musical(with_token(&admin, request)).await?.into_inner();
-    let musical = musical.musical.ok_or("no musical")?.name;
-    let reserve = |token: String| {
-        let mut client = ReservationServiceClient::new(channel.clone());
-        let request =
-            ReserveRequest { request_id: request_id(), musical: musical.clone(), seats: 1 };
-        async move { client.reserve(with_token(&token, request)).await.map(drop) }
-    };
-    // The desk has not heard of it at once.
-    while reserve(admin.clone()).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    load("outerpark", tokens, time, reserve, |_, _| async { Ok(()) }).await
-}
-
-async fn sign_up(ours: &Server, users: u64) -> Anything<Vec<String>> {
-    let channel = ours.connect().await?;
-    let mut tokens = Vec::new();
-    for user in 0..users {
-        let (email, password) = (format!("{user}@example.org"), "12345678".to_owned());
-        let request = SignUpRequest {
-            email: email.clone(),
-            password: password.clone(),
-            ..SignUpRequest::default()
-        };
-        IdentityServiceClient::new(channel.clone()).sign_up(request).await?;
-        tokens.push(sign_in(&channel, &email, &password).await?);
-    }
-    Ok(tokens)
-}
-
-async fn sign_in(channel: &Channel, email: &str, password: &str) -> Anything<String> {
-    let request = SignInRequest { email: email.to_owned(), password: password.to_owned() };
-    let answer = IdentityServiceClient::new(channel.clone()).sign_in(request).await?.into_inner();
-    Ok(answer.tokens.ok_or("no tokens")?.access_token)
-}
-
-async fn ordered(channel: &Channel, token: &str) -> Anything<usize> {
-    let mut client = MyPageServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
-    let mut request = ListMyOrdersRequest { page_size: 1000, ..ListMyOrdersRequest::default() };
-    let mut count = 0;
-    loop {
-        let page = client.list_my_orders(with_token(token, request.clone())).await?.into_inner();
-        count += page.my_orders.iter().filter(|order| order.state == "MOVIE_ORDERED").count();
-        if page.next_page_token.is_empty() {
-            return Ok(count);
-        }
-        request.page_token = page.next_page_token;
-    }
-}
-
-fn with_token<T>(token: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    if let Ok(value) = format!("Bearer {token}").parse() {
-        request.metadata_mut().insert("authorization", value);
-    }
-    request
 }

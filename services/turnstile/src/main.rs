@@ -1,8 +1,10 @@
 //! Turnstile: booking and purchase systems on one gRPC mesh, in one program.
 
+mod backup;
 mod cli;
 mod client;
 mod demo;
+mod load;
 mod operate;
 mod settings;
 mod system;
@@ -13,7 +15,7 @@ use std::time::Instant;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{AdminAction, Cli, Command};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -47,8 +49,18 @@ async fn run(cli: Cli, begun: Instant) -> Outcome {
     match cli.command() {
         Command::Up(options) => up::up(settings::read(&cli, Some(&options))?, begun).await,
         Command::Demo(options) => demo::play(&cli, options).await,
+        Command::Load(options) => load::run(&cli, options).await,
         Command::Events(options) => operate::events(options).await,
         Command::Intents(options) => operate::intents(options).await,
+        Command::Policies(options) => operate::policies(options).await,
+        Command::Edges(options) => operate::edges(options).await,
+        Command::Backup(options) => backup::back_up(options).await,
+        Command::Restore(options) => backup::restore(&cli, options),
+        Command::Admin(options) => match options.action.clone() {
+            AdminAction::ResetPassword { email, data } => {
+                backup::reset_password(&cli, &email, data).await
+            }
+        },
         Command::CheckConfig => settings::show(&cli),
     }
 }

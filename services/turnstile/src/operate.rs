@@ -100,3 +100,56 @@ pub(crate) async fn intents(options: OperateOptions) -> Outcome {
     }
     Ok(())
 }
+
+/// `turnstile policies`.
+pub(crate) async fn policies(options: OperateOptions) -> Outcome {
+    let mut operations = operations(&options).await?;
+    let mut request = api::ListPoliciesRequest {
+        context: options.context,
+        page_size: 0,
+        page_token: String::new(),
+    };
+    out(format_args!("{:<60} {:>7} {:>6}  {}", "POLICY", "LAG", "PARKED", "READS"));
+    loop {
+        let page = operations.list_policies(request.clone()).await?.into_inner();
+        for policy in page.policies {
+            out(format_args!(
+                "{:<60} {:>7} {:>6}  {}",
+                policy.name, policy.lag, policy.parked_count, policy.source
+            ));
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(());
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// `turnstile edges`.
+pub(crate) async fn edges(options: OperateOptions) -> Outcome {
+    let mut operations = operations(&options).await?;
+    let mut request =
+        api::ListEdgesRequest { context: options.context, page_size: 0, page_token: String::new() };
+    out(format_args!(
+        "{:<52} {:<9} {:>6} {:>9} {:>8} {:>9}",
+        "EDGE", "BREAKER", "OPENED", "SENT", "FAILED", "FALLBACKS"
+    ));
+    loop {
+        let page = operations.list_edges(request.clone()).await?.into_inner();
+        for edge in page.edges {
+            out(format_args!(
+                "{:<52} {:<9} {:>6} {:>9} {:>8} {:>9}",
+                edge.name,
+                edge.breaker().as_str_name().trim_start_matches("BREAKER_"),
+                edge.open_count,
+                edge.sent_count,
+                edge.failure_count,
+                edge.fallback_count
+            ));
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(());
+        }
+        request.page_token = page.next_page_token;
+    }
+}

@@ -30,6 +30,7 @@ pub(crate) async fn up(mut config: Config, begun: Instant) -> Outcome {
         .mode(0o700)
         .create(&config.data)
         .map_err(|error| format!("{}: {error}", config.data.display()))?;
+    mesh::backup::refuse_unfinished(&config.data)?;
     let mesh = Mesh::new(config.options())?;
     // The ports first: who cannot have them should not touch the data.
     let listening = mesh

@@ -261,7 +261,7 @@ async fn the_demo_plays_to_its_end_alone_and_against_a_target() {
     let there = run(turnstile().args(["demo", "homemovie", "--target", &target])).await;
     let shown = String::from_utf8_lossy(&there.stdout).into_owned();
     assert!(there.status.success() && shown.contains("left out"), "{shown}{:?}", there.stderr);
-    for action in [vec!["events", "parked"], vec!["intents"]] {
+    for action in [vec!["events", "parked"], vec!["intents"], vec!["policies"], vec!["edges"]] {
         let looked = run(turnstile().args(&action).args(["--target", &target])).await;
         assert!(looked.status.success(), "{action:?}: {}", String::from_utf8_lossy(&looked.stderr));
     }

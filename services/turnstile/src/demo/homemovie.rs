@@ -2,18 +2,16 @@
 
 use proto::homemovie::app::v1::movie_application::State;
 use proto::homemovie::app::v1::movie_application_service_client::MovieApplicationServiceClient;
-use proto::homemovie::app::v1::{
-    CancelMovieApplicationRequest, MovieApplication, PickMovieRequest, WatchMovieApplicationRequest,
-};
+use proto::homemovie::app::v1::{CancelMovieApplicationRequest, WatchMovieApplicationRequest};
 use proto::homemovie::movie::v1::movie_service_client::MovieServiceClient;
 use proto::homemovie::movie::v1::{ListMoviesRequest, WatchMovieRequest};
 use proto::payment::v1::payment;
 
 use super::{Stage, expect, my_page, payment_of, saw};
-use crate::client::{self, Failure, SignedIn, request_id};
+use crate::client::{self, Failure, SignedIn, pick, request_id};
 
-/// Plays the script of the film purchase; the film that was bought.
-pub(super) async fn play(stage: &Stage) -> Result<String, Failure> {
+/// Plays the script of the film purchase.
+pub(super) async fn play(stage: &Stage) -> Result<(), Failure> {
     let (account, customer) = client::new_customer(&stage.channel, "demo").await?;
     saw(1, "sign up, sign in", &account);
 
@@ -69,20 +67,7 @@ pub(super) async fn play(stage: &Stage) -> Result<String, Failure> {
         format_args!("CANCELLED; my page {}, payment {}", row.state, row.payment_state),
     );
 
-    Ok(movie.name)
-}
-
-/// Picks a film: the application.
-pub(super) async fn pick(
-    customer: &SignedIn,
-    movie: &str,
-) -> Result<MovieApplication, tonic::Status> {
-    let request = PickMovieRequest { request_id: request_id(), movie: movie.to_owned() };
-    let answer = MovieApplicationServiceClient::new(customer.clone()).pick_movie(request).await?;
-    answer
-        .into_inner()
-        .movie_application
-        .ok_or_else(|| tonic::Status::unknown("an answer without an application"))
+    Ok(())
 }
 
 /// The states that an application takes until it is in `until`.

@@ -27,13 +27,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Plays the script, against a private system unless there is a target.
 pub(crate) async fn play(cli: &Cli, options: DemoOptions) -> Outcome {
     let stage = match &options.target {
-        Some(target) => Stage { channel: client::connect(target).await?, private: None },
+        Some(target) => {
+            Stage { url: target.clone(), channel: client::connect(target).await?, private: None }
+        }
         None => Stage::private(settings::read(cli, None)?).await?,
     };
     let begun = Instant::now();
     let outcome = match options.system {
         System::Homemovie => match homemovie::play(&stage).await {
-            Ok(movie) => load::slow_payment(&stage, &movie, &options).await,
+            Ok(()) => load::slow_payment(&stage, &options).await,
             Err(failure) => Err(failure),
         },
         System::Outerpark => outerpark::play(&stage).await,
@@ -48,6 +50,7 @@ pub(crate) async fn play(cli: &Cli, options: DemoOptions) -> Outcome {
 
 /// Where a script is played.
 struct Stage {
+    url: String,
     channel: Channel,
     private: Option<Private>,
 }
@@ -73,12 +76,12 @@ impl Stage {
         let listening = mesh.listen(([127, 0, 0, 1], 0).into()).await?;
         system::start(&mesh, &config).await?;
         mesh.settle(PATIENCE).await;
-        let target = format!("http://{}", listening.address());
+        let url = format!("http://{}", listening.address());
         out(format_args!("a private system on {}, in a temporary folder", listening.address()));
-        let channel = client::connect(&target).await?;
+        let channel = client::connect(&url).await?;
         let private =
             Private { mesh, config, admin_password, _listening: listening, _folder: folder };
-        Ok(Self { channel, private: Some(private) })
+        Ok(Self { url, channel, private: Some(private) })
     }
 
     /// The first admin, signed in.
@@ -103,19 +106,12 @@ fn expect(as_it_should: bool, what: impl Display) -> Result<(), Failure> {
 }
 
 /// Waits until `look` finds something.
-async fn wait_for<T, F, W>(what: &str, mut look: F) -> Result<T, Failure>
+async fn wait_for<T, F, W>(what: &str, look: F) -> Result<T, Failure>
 where
     F: FnMut() -> W,
     W: Future<Output = Result<Option<T>, Failure>>,
 {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        if let Some(found) = look().await? {
-            return Ok(found);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Err(format!("waited {} s in vain: {what}", PATIENCE.as_secs()).into())
+    client::wait_for(PATIENCE, what, look).await
 }
 
 /// Waits until my page has an order in this state, and its payment in that one.

@@ -1,22 +1,19 @@
 //! The musical reservation, from the first seat to the refund.
 
-use std::time::{Duration, SystemTime};
-
 use proto::common::v1::Money;
 use proto::notice::v1::notice_service_client::NoticeServiceClient;
 use proto::notice::v1::{ListNoticesRequest, Notice};
-use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
-use proto::outerpark::musical::v1::{GetMusicalRequest, Musical, RegisterMusicalRequest};
+use proto::outerpark::musical::v1::Musical;
 use proto::outerpark::reservation::v1::reservation_service_client::ReservationServiceClient;
 use proto::outerpark::reservation::v1::{
     CancelReservationRequest, CancellationQuote, ListReservationsRequest, QuoteCancellationRequest,
-    Reservation, ReserveRequest,
+    Reservation,
 };
 use proto::payment::v1::payment;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::{Stage, expect, my_page, payment_of, row_of, saw, wait_for};
-use crate::client::{self, Failure, SignedIn, request_id};
+use crate::client::{self, Failure, SignedIn, request_id, reserve};
 
 /// How long the history is in the end: seats taken; reserved, paid, confirmed, told; cancelled, seats and money given
 /// back, told.
@@ -48,7 +45,7 @@ pub(super) async fn play(stage: &Stage) -> Result<(), Failure> {
     )?;
     saw(3, "Reserve 200", format_args!("refused, {reason}: {}", refused.message()));
 
-    let left = seats_left(stage, &musical.name).await?;
+    let left = client::seats_left(&stage.channel, &musical.name).await?;
     expect(left == 75, format_args!("75 seats are left, not {left}"))?;
     saw(4, "GetMusical", format_args!("{left} seats left"));
     for reservation in [&first, &second] {
@@ -77,7 +74,7 @@ pub(super) async fn play(stage: &Stage) -> Result<(), Failure> {
     saw(5, "CancelReservation, then ListReservations", format_args!("only {}", second.name));
 
     let left = wait_for("85 seats are left", || async {
-        let left = seats_left(stage, &musical.name).await?;
+        let left = client::seats_left(&stage.channel, &musical.name).await?;
         Ok((left == 85).then_some(left))
     })
     .await?;
@@ -110,29 +107,8 @@ pub(super) async fn play(stage: &Stage) -> Result<(), Failure> {
 /// Puts a performance on sale, as the admin.
 async fn register(stage: &Stage) -> Result<Musical, Failure> {
     // A running system may have been played against before.
-    let musical_number =
-        if stage.private.is_some() { 1 } else { rand::random_range(2..1_000_000_000) };
-    let in_30_days = SystemTime::now() + Duration::from_secs(30 * 24 * 60 * 60);
-    let request = RegisterMusicalRequest {
-        request_id: request_id(),
-        musical_number,
-        title: "Frozen".to_owned(),
-        performance_time: Some(in_30_days.into()),
-        price_per_seat: Some(Money { currency_code: "KRW".to_owned(), minor_units: 50_000 }),
-        total_seats: 100,
-        ..RegisterMusicalRequest::default()
-    };
-    let answer = MusicalServiceClient::new(stage.admin().await?).register_musical(request).await?;
-    answer.into_inner().musical.ok_or_else(|| "an answer without a musical".into())
-}
-
-async fn reserve(customer: &SignedIn, musical: &str, seats: i32) -> Result<Reservation, Status> {
-    let request = ReserveRequest { request_id: request_id(), musical: musical.to_owned(), seats };
-    let answer = ReservationServiceClient::new(customer.clone()).reserve(request).await?;
-    answer
-        .into_inner()
-        .reservation
-        .ok_or_else(|| Status::unknown("an answer without a reservation"))
+    let number = if stage.private.is_some() { 1 } else { rand::random_range(2..1_000_000_000) };
+    client::register_musical(&stage.admin().await?, number, 100).await
 }
 
 /// Reserves, as soon as the reservation desk has heard of the performance.
@@ -149,12 +125,6 @@ async fn reserve_once_known(
         }
     })
     .await
-}
-
-async fn seats_left(stage: &Stage, musical: &str) -> Result<i32, Failure> {
-    let request = GetMusicalRequest { name: musical.to_owned() };
-    let answer = MusicalServiceClient::new(stage.channel.clone()).get_musical(request).await?;
-    Ok(answer.into_inner().musical.ok_or("an answer without a musical")?.reservable_seats)
 }
 
 /// Waits until the customer was told so many things; the newest first.
