@@ -133,7 +133,7 @@ impl Verifier {
         let key = match self.key(&kid) {
             Some(key) => key,
             None => {
-                self.read_again().await?;
+                Box::pin(self.read_again()).await?;
                 self.key(&kid).ok_or(Error::Unauthenticated)?
             }
         };

@@ -111,7 +111,8 @@ impl Transport {
             )));
         }
         request.extensions_mut().insert(peer.clone());
-        Ok(front.serve(request).await)
+        // All that the callee does is in there: apart, so that what is around it stays small enough to be moved.
+        Ok(Box::pin(front.serve(request)).await)
     }
 
     /// What is planned to go wrong does.
