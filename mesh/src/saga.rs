@@ -246,21 +246,20 @@ impl<S: CallThenRegister> Saga<S> {
                     };
                 }
                 let order = decide(tx)?;
-                diesel::insert_into(mesh_intent::table)
-                    .values((
-                        mesh_intent::name.eq(S::name(&order)),
-                        mesh_intent::command.eq(S::COMMAND),
-                        mesh_intent::caller.eq(caller),
-                        mesh_intent::request_id.eq(&cause.id),
-                        mesh_intent::hash.eq(hash),
-                        mesh_intent::state.eq(PENDING),
-                        mesh_intent::intent_order.eq(order.encode_to_vec()),
-                        mesh_intent::answer.eq(Vec::new()),
-                        mesh_intent::undo_attempts.eq(0),
-                        mesh_intent::last_failure.eq(""),
-                        mesh_intent::time.eq(micros(tx.now())),
-                    ))
-                    .execute(&mut **tx)?;
+                prepared(diesel::insert_into(mesh_intent::table).values((
+                    mesh_intent::name.eq(S::name(&order)),
+                    mesh_intent::command.eq(S::COMMAND),
+                    mesh_intent::caller.eq(caller),
+                    mesh_intent::request_id.eq(&cause.id),
+                    mesh_intent::hash.eq(hash),
+                    mesh_intent::state.eq(PENDING),
+                    mesh_intent::intent_order.eq(order.encode_to_vec()),
+                    mesh_intent::answer.eq(Vec::new()),
+                    mesh_intent::undo_attempts.eq(0),
+                    mesh_intent::last_failure.eq(""),
+                    mesh_intent::time.eq(micros(tx.now())),
+                )))
+                .execute(&mut **tx)?;
                 Ok(Sent::New(order))
             })
             .await

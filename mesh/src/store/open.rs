@@ -187,7 +187,8 @@ fn set_durable(sqlite: &mut SqliteConnection, file: &Path) -> Result<(), OpenErr
     sqlite
         .batch_execute(
             "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-             PRAGMA foreign_keys = ON; PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;",
+             PRAGMA foreign_keys = ON; PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;
+             PRAGMA wal_autocheckpoint = 4000;",
         )
         .map_err(|error| not_durable(error.to_string()))?;
     let synchronous = diesel::dsl::sql::<diesel::sql_types::Integer>(

@@ -1,7 +1,8 @@
 //! Statements that are prepared once and used again.
 //!
-//! diesel prepares each `UPDATE` anew, because a changeset may leave columns out and be another statement the next time.
-//! Kept under their text, different statements cannot be taken for each other, so ours may be kept like any other.
+//! diesel prepares each `INSERT` and `UPDATE` anew, because columns may be left out and make another statement of it the
+//! next time. Kept under their text, different statements cannot be taken for each other, so ours may be kept like any
+//! other.
 
 use diesel::backend::Backend;
 use diesel::prelude::*;

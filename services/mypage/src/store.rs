@@ -157,7 +157,7 @@ pub(crate) fn apply<M>(
 
     let changed = OrderRow::of(order, generation, next_change(tx)?);
     if is_new {
-        diesel::insert_into(my_order::table).values(changed).execute(&mut **tx)?;
+        prepared(diesel::insert_into(my_order::table).values(changed)).execute(&mut **tx)?;
     } else {
         prepared(diesel::update(row).set(changed)).execute(&mut **tx)?;
     }
@@ -181,7 +181,7 @@ fn note<M>(conn: &mut Conn, generation: i32, order: &str, event: &Event<M>) -> R
         sequence: i64::try_from(event.sequence).unwrap_or(i64::MAX),
         time: micros(event.time),
     };
-    diesel::insert_into(my_progress::table).values(progress).execute(conn)?;
+    prepared(diesel::insert_into(my_progress::table).values(progress)).execute(conn)?;
     Ok(true)
 }
 

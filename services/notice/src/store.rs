@@ -152,7 +152,7 @@ pub(crate) fn last_sequence(conn: &mut Conn) -> Result<i64> {
 
 /// Stores a new one.
 pub(crate) fn insert(conn: &mut Conn, new: &Notice) -> Result<()> {
-    diesel::insert_into(notice::table).values(Row::from(new)).execute(conn)?;
+    prepared(diesel::insert_into(notice::table).values(Row::from(new))).execute(conn)?;
     Ok(())
 }
 

@@ -179,7 +179,7 @@ pub(crate) fn pending_since(conn: &mut Conn, time: SystemTime, limit: i64) -> Re
 
 /// Stores a payment that is new.
 pub(crate) fn insert(conn: &mut Conn, payment: &Payment) -> Result<()> {
-    diesel::insert_into(payment::table).values(Row::from(payment)).execute(conn)?;
+    prepared(diesel::insert_into(payment::table).values(Row::from(payment))).execute(conn)?;
     Ok(())
 }
 

@@ -95,7 +95,8 @@ fn state(text: &str) -> Result<State> {
 
 /// A new application.
 pub(crate) fn add(conn: &mut Conn, application: &Application) -> Result<()> {
-    diesel::insert_into(movie_application::table).values(Row::from(application)).execute(conn)?;
+    prepared(diesel::insert_into(movie_application::table).values(Row::from(application)))
+        .execute(conn)?;
     Ok(())
 }
 

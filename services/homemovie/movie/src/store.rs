@@ -169,7 +169,8 @@ impl TryFrom<PurchaseRow> for Purchase {
 
 /// A new purchase.
 pub(crate) fn add_purchase(conn: &mut Conn, purchase: &Purchase) -> Result<()> {
-    diesel::insert_into(movie_purchase::table).values(PurchaseRow::from(purchase)).execute(conn)?;
+    prepared(diesel::insert_into(movie_purchase::table).values(PurchaseRow::from(purchase)))
+        .execute(conn)?;
     Ok(())
 }
 

@@ -249,7 +249,8 @@ pub(crate) fn hold(
 
 /// The first that is heard of a reservation.
 pub(crate) fn add_hold(conn: &mut Conn, hold: &SeatHold) -> Result<()> {
-    let added = diesel::insert_into(seat_hold::table).values(HoldRow::from(hold)).execute(conn);
+    let added =
+        prepared(diesel::insert_into(seat_hold::table).values(HoldRow::from(hold))).execute(conn);
     unless_taken(added, || Error::Changed(hold.reservation.to_string()))
 }
 

@@ -123,7 +123,8 @@ fn state(text: &str) -> Result<State> {
 
 /// A new reservation.
 pub(crate) fn add(conn: &mut Conn, reservation: &Reservation) -> Result<()> {
-    diesel::insert_into(reservation::table).values(Row::from(reservation)).execute(conn)?;
+    prepared(diesel::insert_into(reservation::table).values(Row::from(reservation)))
+        .execute(conn)?;
     Ok(())
 }
 
