@@ -48,5 +48,5 @@ pub use process::{Mesh, StartError};
 pub use registry::Options;
 pub use saga::{CallThenRegister, Saga};
 pub use server::{Limits, Listening};
-pub use store::{Conn, OpenError, Page, Prepared, Store, Tx, prepared};
+pub use store::{Conn, OpenError, Page, Store, Tx, Update, update};
 pub use time::{micros, time_of};

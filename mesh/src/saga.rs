@@ -30,7 +30,7 @@ use crate::client::is_certainly_not_sent;
 use crate::error::{Error, Result};
 use crate::scope::Scope;
 use crate::store::schema::mesh_intent;
-use crate::store::{Conn, Page, Store, Tx, fingerprint, prepared};
+use crate::store::{Conn, Page, Store, Tx, fingerprint, update};
 use crate::tasks::Tasks;
 use crate::time::micros;
 
@@ -246,20 +246,21 @@ impl<S: CallThenRegister> Saga<S> {
                     };
                 }
                 let order = decide(tx)?;
-                prepared(diesel::insert_into(mesh_intent::table).values((
-                    mesh_intent::name.eq(S::name(&order)),
-                    mesh_intent::command.eq(S::COMMAND),
-                    mesh_intent::caller.eq(caller),
-                    mesh_intent::request_id.eq(&cause.id),
-                    mesh_intent::hash.eq(hash),
-                    mesh_intent::state.eq(PENDING),
-                    mesh_intent::intent_order.eq(order.encode_to_vec()),
-                    mesh_intent::answer.eq(Vec::new()),
-                    mesh_intent::undo_attempts.eq(0),
-                    mesh_intent::last_failure.eq(""),
-                    mesh_intent::time.eq(micros(tx.now())),
-                )))
-                .execute(&mut **tx)?;
+                diesel::insert_into(mesh_intent::table)
+                    .values((
+                        mesh_intent::name.eq(S::name(&order)),
+                        mesh_intent::command.eq(S::COMMAND),
+                        mesh_intent::caller.eq(caller),
+                        mesh_intent::request_id.eq(&cause.id),
+                        mesh_intent::hash.eq(hash),
+                        mesh_intent::state.eq(PENDING),
+                        mesh_intent::intent_order.eq(order.encode_to_vec()),
+                        mesh_intent::answer.eq(Vec::new()),
+                        mesh_intent::undo_attempts.eq(0),
+                        mesh_intent::last_failure.eq(""),
+                        mesh_intent::time.eq(micros(tx.now())),
+                    ))
+                    .execute(&mut **tx)?;
                 Ok(Sent::New(order))
             })
             .await
@@ -310,9 +311,9 @@ impl<S: CallThenRegister> Saga<S> {
                     mesh_intent::state.eq(REGISTERED),
                     mesh_intent::answer.eq(answer.encode_to_vec()),
                 );
-                let pending = prepared(diesel::update(in_state(&name, PENDING)).set(values));
+                let pending = in_state(&name, PENDING);
                 // Voided meanwhile: nothing of it is kept.
-                if pending.execute(&mut **tx)? == 0 {
+                if update(mesh_intent::table, pending, values).execute(&mut **tx)? == 0 {
                     return Err(Error::Changed(name));
                 }
                 Ok(answer)
@@ -423,14 +424,14 @@ impl<S: CallThenRegister> Saga<S> {
 
 /// Compare and set: whether it was `from`.
 fn set_state(tx: &mut Tx<'_>, name: &str, from: &str, to: &str) -> Result<bool> {
-    let row = in_state(name, from);
-    Ok(prepared(diesel::update(row).set(mesh_intent::state.eq(to))).execute(&mut **tx)? == 1)
+    let to = mesh_intent::state.eq(to);
+    Ok(update(mesh_intent::table, in_state(name, from), to).execute(&mut **tx)? == 1)
 }
 
-/// The intent, if it is in this state.
+/// The intent with this name, if it is in this state.
 #[diesel::dsl::auto_type]
 fn in_state<'a>(name: &'a str, state: &'a str) -> _ {
-    mesh_intent::table.filter(mesh_intent::name.eq(name)).filter(mesh_intent::state.eq(state))
+    mesh_intent::name.eq(name).and(mesh_intent::state.eq(state))
 }
 
 fn free_request_id(tx: &mut Tx<'_>, name: &str) -> Result<()> {

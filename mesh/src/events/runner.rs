@@ -14,7 +14,7 @@ use super::policy::{Policy, Start};
 use super::{Generations, Parked, Sources};
 use crate::error::{Error, Result, reason_of};
 use crate::store::schema::{mesh_attempt, mesh_cursor, mesh_parked};
-use crate::store::{Conn, Store, Tx, prepared};
+use crate::store::{Conn, Store, Tx, update};
 
 /// One process has all partitions.
 const ALL: i32 = -1;
@@ -213,11 +213,13 @@ impl Runner {
     /// Moves the cursor in the transaction of the effect. Refuses when it is not where we think: somebody else moved
     /// it, and has had the effect.
     pub(super) fn advance(&self, tx: &mut Tx<'_>, epoch: &str, from: i64, upto: i64) -> Result<()> {
-        let place = mesh_cursor::table.find((self.key.as_str(), self.policy.source.as_str(), ALL));
-        let place = diesel::update(place)
-            .filter(mesh_cursor::epoch.eq(epoch))
-            .filter(mesh_cursor::position.eq(from));
-        let moved = prepared(place.set(mesh_cursor::position.eq(upto))).execute(&mut **tx)?;
+        let cursor = mesh_cursor::policy
+            .eq(&self.key)
+            .and(mesh_cursor::source.eq(&self.policy.source))
+            .and(mesh_cursor::partition.eq(ALL));
+        let place = mesh_cursor::epoch.eq(epoch).and(mesh_cursor::position.eq(from));
+        let upto = mesh_cursor::position.eq(upto);
+        let moved = update(mesh_cursor::table, cursor.and(place), upto).execute(&mut **tx)?;
         if moved == 1 { Ok(()) } else { Err(Error::Changed(self.key.clone())) }
     }
 

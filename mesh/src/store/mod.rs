@@ -8,10 +8,10 @@ mod copy;
 mod once;
 mod open;
 mod page;
-mod prepared;
 pub(crate) mod schema;
 mod tail;
 mod tx;
+mod update;
 mod writer;
 
 use std::path::Path;
@@ -28,8 +28,8 @@ pub(crate) use once::fingerprint;
 pub use open::OpenError;
 pub(crate) use open::lock;
 pub use page::Page;
-pub use prepared::{Prepared, prepared};
 pub use tx::Tx;
+pub use update::{Update, update};
 
 pub(crate) use writer::words;
 

@@ -7,7 +7,7 @@ use prost::Message;
 use proto::Command;
 
 use super::schema::mesh_request;
-use super::{Store, Tx, prepared};
+use super::{Store, Tx};
 use crate::caller::Caller;
 use crate::cause::Cause;
 use crate::error::{Error, Result};
@@ -41,15 +41,16 @@ impl Store {
                 return R::decode(&answer[..]).map_err(Error::internal);
             }
             let answer = work(tx)?;
-            prepared(diesel::insert_into(mesh_request::table).values((
-                mesh_request::caller.eq(&caller),
-                mesh_request::method.eq(C::NAME),
-                mesh_request::request_id.eq(&request_id),
-                mesh_request::hash.eq(hash),
-                mesh_request::answer.eq(answer.encode_to_vec()),
-                mesh_request::time.eq(micros(tx.now())),
-            )))
-            .execute(&mut **tx)?;
+            diesel::insert_into(mesh_request::table)
+                .values((
+                    mesh_request::caller.eq(&caller),
+                    mesh_request::method.eq(C::NAME),
+                    mesh_request::request_id.eq(&request_id),
+                    mesh_request::hash.eq(hash),
+                    mesh_request::answer.eq(answer.encode_to_vec()),
+                    mesh_request::time.eq(micros(tx.now())),
+                ))
+                .execute(&mut **tx)?;
             Ok(answer)
         })
         .await

@@ -11,8 +11,8 @@ use prost::{Message, Name};
 use proto::mesh::v1 as api;
 use uuid::Uuid;
 
+use super::Conn;
 use super::schema::mesh_event;
-use super::{Conn, prepared};
 use crate::cause::Cause;
 use crate::error::{Error, Result};
 use crate::events::timestamp;
@@ -106,20 +106,21 @@ impl Tx<'_> {
             position: position.unsigned_abs(),
             partition: partition.unsigned_abs(),
         };
-        prepared(diesel::insert_into(mesh_event::table).values((
-            mesh_event::position.eq(position),
-            mesh_event::event_id.eq(&event.event_id),
-            mesh_event::type_.eq(&event.r#type),
-            mesh_event::sequence.eq(sequence),
-            mesh_event::time.eq(time),
-            mesh_event::correlation_id.eq(&event.correlation_id),
-            mesh_event::causation_id.eq(&event.causation_id),
-            mesh_event::traceparent.eq(&event.traceparent),
-            mesh_event::partition.eq(partition),
-            mesh_event::subject.eq(&event.subject),
-            mesh_event::data.eq(&event.data),
-        )))
-        .execute(self.conn)?;
+        diesel::insert_into(mesh_event::table)
+            .values((
+                mesh_event::position.eq(position),
+                mesh_event::event_id.eq(&event.event_id),
+                mesh_event::type_.eq(&event.r#type),
+                mesh_event::sequence.eq(sequence),
+                mesh_event::time.eq(time),
+                mesh_event::correlation_id.eq(&event.correlation_id),
+                mesh_event::causation_id.eq(&event.causation_id),
+                mesh_event::traceparent.eq(&event.traceparent),
+                mesh_event::partition.eq(partition),
+                mesh_event::subject.eq(&event.subject),
+                mesh_event::data.eq(&event.data),
+            ))
+            .execute(self.conn)?;
         *self.head = position;
         self.published.push(Arc::new(event));
         Ok(sequence)

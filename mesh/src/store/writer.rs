@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::schema::mesh_event_head;
 use super::tail::Tail;
-use super::{Conn, Tx, prepared};
+use super::{Conn, Tx, update};
 use crate::cause::Cause;
 use crate::error::{Error, Result};
 use crate::time::micros;
@@ -347,7 +347,8 @@ impl Lane {
     fn commit(&mut self, head_before: i64) -> QueryResult<()> {
         if self.head != head_before {
             let head = mesh_event_head::position.eq(self.head);
-            prepared(diesel::update(mesh_event_head::table).set(head)).execute(&mut self.conn)?;
+            update(mesh_event_head::table, mesh_event_head::one.eq(1), head)
+                .execute(&mut self.conn)?;
         }
         match &mut self.conn {
             Conn::Sqlite(sqlite) => AnsiTransactionManager::commit_transaction(sqlite)?,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use diesel::dsl::min;
 use diesel::prelude::*;
 use mesh::events::Generations;
-use mesh::{Conn, Error, Event, Money, Page, Result, Tx, micros, prepared, time_of};
+use mesh::{Conn, Error, Event, Money, Page, Result, Tx, micros, time_of, update};
 
 use crate::domain::{MyOrder, Progress};
 
@@ -157,9 +157,10 @@ pub(crate) fn apply<M>(
 
     let changed = OrderRow::of(order, generation, next_change(tx)?);
     if is_new {
-        prepared(diesel::insert_into(my_order::table).values(changed)).execute(&mut **tx)?;
+        diesel::insert_into(my_order::table).values(changed).execute(&mut **tx)?;
     } else {
-        prepared(diesel::update(row).set(changed)).execute(&mut **tx)?;
+        let row = my_order::generation.eq(generation).and(my_order::name.eq(name));
+        update(my_order::table, row, changed).execute(&mut **tx)?;
     }
     Ok(())
 }
@@ -181,14 +182,15 @@ fn note<M>(conn: &mut Conn, generation: i32, order: &str, event: &Event<M>) -> R
         sequence: i64::try_from(event.sequence).unwrap_or(i64::MAX),
         time: micros(event.time),
     };
-    prepared(diesel::insert_into(my_progress::table).values(progress)).execute(conn)?;
+    diesel::insert_into(my_progress::table).values(progress).execute(conn)?;
     Ok(true)
 }
 
 /// The number of one change. Taken in the transaction of the change, so that numbers are seen in their order.
 fn next_change(conn: &mut Conn) -> QueryResult<i64> {
-    let next = diesel::update(my_change::table).set(my_change::last.eq(my_change::last + 1));
-    prepared(next.returning(my_change::last)).get_result(conn)
+    let next = my_change::last.eq(my_change::last + 1);
+    update(my_change::table, my_change::one.eq(1), next).execute(conn)?;
+    last_change(conn)
 }
 
 fn last_change(conn: &mut Conn) -> QueryResult<i64> {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use diesel::prelude::*;
-use mesh::{Conn, Error, Id, Page, Result, micros, prepared, time_of};
+use mesh::{Conn, Error, Id, Page, Result, micros, time_of, update};
 
 use crate::domain::{Kind, Language, Medium, Message, Notice, Notices, State};
 
@@ -140,9 +140,9 @@ pub(crate) fn before(
 
 /// The number of the next notice. Taken in the transaction that tells it, so that numbers are seen in their order.
 pub(crate) fn next_sequence(conn: &mut Conn) -> Result<i64> {
-    let next = diesel::update(notice_sequence::table)
-        .set(notice_sequence::last.eq(notice_sequence::last + 1));
-    Ok(prepared(next.returning(notice_sequence::last)).get_result(conn)?)
+    let next = notice_sequence::last.eq(notice_sequence::last + 1);
+    update(notice_sequence::table, notice_sequence::one.eq(1), next).execute(conn)?;
+    last_sequence(conn)
 }
 
 /// The number of the last notice that was told to anybody.
@@ -152,7 +152,7 @@ pub(crate) fn last_sequence(conn: &mut Conn) -> Result<i64> {
 
 /// Stores a new one.
 pub(crate) fn insert(conn: &mut Conn, new: &Notice) -> Result<()> {
-    prepared(diesel::insert_into(notice::table).values(Row::from(new))).execute(conn)?;
+    diesel::insert_into(notice::table).values(Row::from(new)).execute(conn)?;
     Ok(())
 }
 
@@ -201,8 +201,8 @@ pub(crate) fn find(conn: &mut Conn, id: Id<Notices>) -> Result<Notice> {
 
 /// Stores what became of it.
 pub(crate) fn save(conn: &mut Conn, changed: &Notice) -> Result<()> {
-    let row = notice::table.find(changed.id.to_string());
-    prepared(diesel::update(row).set(Row::from(changed))).execute(conn)?;
+    let row = notice::name.eq(changed.id.to_string());
+    update(notice::table, row, Row::from(changed)).execute(conn)?;
     Ok(())
 }
 

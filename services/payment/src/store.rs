@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use diesel::prelude::*;
-use mesh::{Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
+use mesh::{Conn, Error, Id, Money, Page, Result, micros, time_of, update};
 
 use crate::domain::{Payment, Payments, State};
 
@@ -179,14 +179,14 @@ pub(crate) fn pending_since(conn: &mut Conn, time: SystemTime, limit: i64) -> Re
 
 /// Stores a payment that is new.
 pub(crate) fn insert(conn: &mut Conn, payment: &Payment) -> Result<()> {
-    prepared(diesel::insert_into(payment::table).values(Row::from(payment))).execute(conn)?;
+    diesel::insert_into(payment::table).values(Row::from(payment)).execute(conn)?;
     Ok(())
 }
 
 /// Stores what became of a payment.
 pub(crate) fn save(conn: &mut Conn, payment: &Payment) -> Result<()> {
-    let row = payment::table.find(payment.id.to_string());
-    prepared(diesel::update(row).set(Row::from(payment))).execute(conn)?;
+    let row = payment::name.eq(payment.id.to_string());
+    update(payment::table, row, Row::from(payment)).execute(conn)?;
     Ok(())
 }
 

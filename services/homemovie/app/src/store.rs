@@ -1,7 +1,7 @@
 //! The tables of applications and of what is known of films.
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
+use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of, update};
 
 use crate::domain::{Application, Film, MovieApplications, Movies, State};
 
@@ -30,7 +30,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = movie_application)]
+#[diesel(table_name = movie_application, primary_key(name))]
 struct Row {
     name: String,
     customer: String,
@@ -95,15 +95,14 @@ fn state(text: &str) -> Result<State> {
 
 /// A new application.
 pub(crate) fn add(conn: &mut Conn, application: &Application) -> Result<()> {
-    prepared(diesel::insert_into(movie_application::table).values(Row::from(application)))
-        .execute(conn)?;
+    diesel::insert_into(movie_application::table).values(Row::from(application)).execute(conn)?;
     Ok(())
 }
 
 /// An application as it is now.
 pub(crate) fn save(conn: &mut Conn, application: &Application) -> Result<()> {
-    let row = movie_application::table.find(application.id.to_string());
-    prepared(diesel::update(row).set(Row::from(application))).execute(conn)?;
+    let row = movie_application::name.eq(application.id.to_string());
+    update(movie_application::table, row, Row::from(application)).execute(conn)?;
     Ok(())
 }
 

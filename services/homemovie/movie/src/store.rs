@@ -1,7 +1,7 @@
 //! The tables of films and purchases.
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
+use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of, update};
 
 use crate::domain::{Movie, MovieApplications, Movies, Purchase, PurchaseState};
 
@@ -31,7 +31,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = movie)]
+#[diesel(table_name = movie, primary_key(name))]
 struct MovieRow {
     name: String,
     title: String,
@@ -116,7 +116,7 @@ pub(crate) fn is_empty(conn: &mut Conn) -> Result<bool> {
 }
 
 #[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = movie_purchase)]
+#[diesel(table_name = movie_purchase, primary_key(name))]
 struct PurchaseRow {
     name: String,
     application: String,
@@ -169,15 +169,14 @@ impl TryFrom<PurchaseRow> for Purchase {
 
 /// A new purchase.
 pub(crate) fn add_purchase(conn: &mut Conn, purchase: &Purchase) -> Result<()> {
-    prepared(diesel::insert_into(movie_purchase::table).values(PurchaseRow::from(purchase)))
-        .execute(conn)?;
+    diesel::insert_into(movie_purchase::table).values(PurchaseRow::from(purchase)).execute(conn)?;
     Ok(())
 }
 
 /// A purchase as it is now.
 pub(crate) fn save_purchase(conn: &mut Conn, purchase: &Purchase) -> Result<()> {
-    let row = movie_purchase::table.find(purchase.id.to_string());
-    prepared(diesel::update(row).set(PurchaseRow::from(purchase))).execute(conn)?;
+    let row = movie_purchase::name.eq(purchase.id.to_string());
+    update(movie_purchase::table, row, PurchaseRow::from(purchase)).execute(conn)?;
     Ok(())
 }
 

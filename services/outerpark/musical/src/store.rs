@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as Failure};
-use mesh::{Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
+use mesh::{Conn, Error, Id, Money, Page, Result, micros, time_of, update};
 
 use crate::domain::{Musical, MusicalReservations, Musicals, Refusal, SeatHold, Taken, Times};
 
@@ -133,13 +133,12 @@ pub(crate) fn save(conn: &mut Conn, changed: &Musical) -> Result<()> {
 
 /// Stores that this many seats were deducted, if they still are free.
 pub(crate) fn take_seats(conn: &mut Conn, changed: &Musical, seats: i32) -> Result<()> {
-    let row =
-        musical::table.find(changed.id.to_string()).filter(musical::reservable_seats.ge(seats));
+    let row = musical::name.eq(changed.id.to_string()).and(musical::reservable_seats.ge(seats));
     let values = (
         musical::reservable_seats.eq(musical::reservable_seats - seats),
         musical::revision.eq(changed.revision),
     );
-    let taken = prepared(diesel::update(row).set(values)).execute(conn)?;
+    let taken = update(musical::table, row, values).execute(conn)?;
     // Somebody else was faster: whoever asks decides again.
     if taken == 0 { Err(Error::Changed(changed.id.to_string())) } else { Ok(()) }
 }
@@ -150,7 +149,8 @@ pub(crate) fn give_back_seats(conn: &mut Conn, changed: &Musical, seats: i32) ->
         musical::reservable_seats.eq(musical::reservable_seats + seats),
         musical::revision.eq(changed.revision),
     );
-    diesel::update(musical::table.find(changed.id.to_string())).set(values).execute(conn)?;
+    let row = musical::name.eq(changed.id.to_string());
+    update(musical::table, row, values).execute(conn)?;
     Ok(())
 }
 
@@ -249,15 +249,14 @@ pub(crate) fn hold(
 
 /// The first that is heard of a reservation.
 pub(crate) fn add_hold(conn: &mut Conn, hold: &SeatHold) -> Result<()> {
-    let added =
-        prepared(diesel::insert_into(seat_hold::table).values(HoldRow::from(hold))).execute(conn);
+    let added = diesel::insert_into(seat_hold::table).values(HoldRow::from(hold)).execute(conn);
     unless_taken(added, || Error::Changed(hold.reservation.to_string()))
 }
 
 /// Whether a hold is returned by now.
 pub(crate) fn save_hold(conn: &mut Conn, hold: &SeatHold) -> Result<()> {
-    let row = seat_hold::table.find(hold.reservation.to_string());
-    prepared(diesel::update(row).set(seat_hold::returned.eq(hold.returned))).execute(conn)?;
+    let row = seat_hold::reservation.eq(hold.reservation.to_string());
+    update(seat_hold::table, row, seat_hold::returned.eq(hold.returned)).execute(conn)?;
     Ok(())
 }
 

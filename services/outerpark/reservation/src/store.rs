@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, prepared, time_of};
+use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of, update};
 
 use crate::domain::{MusicalReservations, Musicals, Performance, Reservation, State};
 
@@ -37,7 +37,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = reservation)]
+#[diesel(table_name = reservation, primary_key(name))]
 struct Row {
     name: String,
     customer: String,
@@ -123,15 +123,14 @@ fn state(text: &str) -> Result<State> {
 
 /// A new reservation.
 pub(crate) fn add(conn: &mut Conn, reservation: &Reservation) -> Result<()> {
-    prepared(diesel::insert_into(reservation::table).values(Row::from(reservation)))
-        .execute(conn)?;
+    diesel::insert_into(reservation::table).values(Row::from(reservation)).execute(conn)?;
     Ok(())
 }
 
 /// A reservation as it is now.
 pub(crate) fn save(conn: &mut Conn, reservation: &Reservation) -> Result<()> {
-    let row = reservation::table.find(reservation.id.to_string());
-    prepared(diesel::update(row).set(Row::from(reservation))).execute(conn)?;
+    let row = reservation::name.eq(reservation.id.to_string());
+    update(reservation::table, row, Row::from(reservation)).execute(conn)?;
     Ok(())
 }
 

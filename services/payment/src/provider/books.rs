@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Collection as _, Conn, Error, Kit, Money, Store, Tx, micros, prepared};
+use mesh::{Collection as _, Conn, Error, Kit, Money, Store, Tx, micros};
 
 use crate::domain::{Charge, Payments};
 
@@ -89,15 +89,16 @@ pub(super) fn refund(tx: &mut Tx<'_>, key: &str, amount: &Money) -> mesh::Result
 }
 
 fn insert(tx: &mut Tx<'_>, key: &str, state: &str, amount: &Money) -> mesh::Result<()> {
-    prepared(diesel::insert_into(provider_charge::table).values((
-        provider_charge::key.eq(key),
-        provider_charge::state.eq(state),
-        provider_charge::currency.eq(&amount.currency),
-        provider_charge::amount.eq(amount.minor_units),
-        provider_charge::refunded.eq(0),
-        provider_charge::time.eq(micros(SystemTime::now())),
-    )))
-    .execute(&mut **tx)?;
+    diesel::insert_into(provider_charge::table)
+        .values((
+            provider_charge::key.eq(key),
+            provider_charge::state.eq(state),
+            provider_charge::currency.eq(&amount.currency),
+            provider_charge::amount.eq(amount.minor_units),
+            provider_charge::refunded.eq(0),
+            provider_charge::time.eq(micros(SystemTime::now())),
+        ))
+        .execute(&mut **tx)?;
     Ok(())
 }
 
