@@ -191,7 +191,7 @@ impl Mesh {
             .front
             .put(&kit.name, Some(Served { routes: routes.routes(), tasks: kit.tasks.clone() }));
         self.health.set_service_status(&kit.name, ServingStatus::Serving).await;
-        tracing::info!(context = %kit.name, "serves");
+        tracing::info!(context = %kit.name, "the context is served");
         Ok(())
     }
 
@@ -211,7 +211,7 @@ impl Mesh {
         for store in &running.stores {
             store.close().await;
         }
-        tracing::info!(context, "stopped");
+        tracing::info!(context, "the context has stopped");
     }
 
     /// As if the context's process had been killed: nothing is finished, nothing that waits is written.

@@ -499,14 +499,19 @@ pub(crate) fn count_intents(conn: &mut Conn) -> QueryResult<[(&'static str, i64)
 /// Forgets orders that ended and whose request nobody will send again: how many.
 pub(crate) async fn forget_old_intents(store: &Store, age: Duration) -> Result<usize> {
     let before = micros(SystemTime::now() - age);
-    store
-        .write(move |tx| {
-            let old: Vec<String> = mesh_intent::table
+    // What has ended does not change any more, so a reader may look for it, which goes through all of them.
+    let old: Vec<String> = store
+        .read(move |conn| {
+            Ok(mesh_intent::table
                 .filter(mesh_intent::time.lt(before))
                 .filter(mesh_intent::state.ne_all([PENDING, VOIDING]))
                 .select(mesh_intent::name)
                 .limit(500)
-                .load(&mut **tx)?;
+                .load(conn)?)
+        })
+        .await?;
+    store
+        .write(move |tx| {
             for name in &old {
                 diesel::delete(mesh_intent::table.find(name)).execute(&mut **tx)?;
             }

@@ -100,7 +100,7 @@ impl Runner {
                 // It could not be put aside; nothing was tried.
                 Err(error) if matches!(verdict, Verdict::Park { .. }) => return Err(error),
                 Err(error) if error.is_passing() => {
-                    tracing::debug!(policy = %self.key, event = %event.event_id, %error, "waits");
+                    tracing::debug!(policy = %self.key, event = %event.event_id, %error, "an event waits for what it needs");
                     self.after_wait(&event, care).await?;
                 }
                 Err(error) => verdict = self.after_failure(&event, &error, care).await?,

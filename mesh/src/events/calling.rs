@@ -99,7 +99,7 @@ impl Runner {
             match self.call_once(&event).await {
                 Ok(()) => return self.forget_attempts(&event).await,
                 Err(error) if error.is_passing() => {
-                    tracing::debug!(policy = %self.key, event = %event.event_id, %error, "waits");
+                    tracing::debug!(policy = %self.key, event = %event.event_id, %error, "an event waits for what it needs");
                     self.after_wait(&event, care).await?;
                 }
                 Err(error) => verdict = self.after_failure(&event, &error, care).await?,

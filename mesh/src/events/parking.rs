@@ -162,8 +162,13 @@ impl Runner {
         failure: &str,
         attempts: i32,
     ) -> Result<()> {
-        tracing::error!(policy = %self.key, event = %event.event_id, subject = %event.subject, failure,
-            "an event is parked: see `turnstile events parked`");
+        if failure.is_empty() {
+            tracing::info!(policy = %self.key, event = %event.event_id, subject = %event.subject,
+                "an event waits behind one of its subject that is parked");
+        } else {
+            tracing::error!(policy = %self.key, event = %event.event_id, subject = %event.subject, failure,
+                "an event is parked: see `turnstile events parked`");
+        }
         let now = micros(tx.now());
         // A calling policy may meet it again after a crash.
         diesel::delete(mesh_parked::table.find((&self.key, &event.event_id))).execute(&mut **tx)?;

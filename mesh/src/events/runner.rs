@@ -96,9 +96,11 @@ impl Runner {
                         tracing::error!(policy = %self.key, %error, "the source was restored: this policy stands still");
                     }
                     error if error.is_passing() => {
-                        tracing::debug!(policy = %self.key, %error, "comes again")
+                        tracing::debug!(policy = %self.key, %error, "the policy subscribes again")
                     }
-                    error => tracing::warn!(policy = %self.key, %error, "comes again"),
+                    error => {
+                        tracing::warn!(policy = %self.key, %error, "the policy subscribes again")
+                    }
                 }
             }
             backoff.wait().await;
