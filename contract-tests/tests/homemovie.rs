@@ -1,6 +1,8 @@
 //! The acceptance lines of the film purchase: what must work.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
+use std::time::{Duration, Instant};
+
 use contract_tests::homemovie::Homemovie;
 use contract_tests::stores::events;
 use mesh_testing::{refusal, request_id};
@@ -8,6 +10,7 @@ use proto::homemovie::app::v1 as app;
 use proto::homemovie::app::v1::movie_application::State;
 use proto::homemovie::movie::v1 as movie;
 use proto::homemovie::movie::v1::movie_service_client::MovieServiceClient;
+use proto::mypage::v1 as page;
 use proto::payment::v1::payment::State as PaymentState;
 use tonic::Code;
 
@@ -82,6 +85,34 @@ async fn hm_f5_watching_shows_in_purchase_application_and_my_page() {
     // Who bought may watch again; nothing more is told.
     home.watch(&picked.name).await.unwrap();
     assert_eq!(events(&home.mesh.store_file("homemovie.movie"), "MovieWatched"), 1);
+}
+
+/// With nothing else to do: of fifty changes, one may take longer.
+#[tokio::test]
+async fn my_5_a_change_is_seen_in_the_view_and_in_a_stream_within_a_second() {
+    let home = Homemovie::start().await;
+    let mut my_page = home.my_page_of(&home.customer);
+    let mut stream =
+        my_page.watch_my_orders(page::WatchMyOrdersRequest::default()).await.unwrap().into_inner();
+    let mut late = Vec::new();
+    for _ in 0..50 {
+        let picked = home.pick().await.unwrap();
+        let committed = Instant::now();
+        loop {
+            let told = stream.message().await.unwrap().expect("a stream that goes on");
+            if told.my_orders.iter().any(|order| order.name == picked.name) {
+                break;
+            }
+        }
+        let request = page::GetMyOrderRequest { name: picked.name, min_revision: picked.revision };
+        let seen = my_page.get_my_order(request).await.unwrap().into_inner();
+        assert!(!seen.stale, "what the stream has told, the view has");
+        let took = committed.elapsed();
+        if took >= Duration::from_secs(1) {
+            late.push(took);
+        }
+    }
+    assert!(late.len() <= 1, "{late:?}");
 }
 
 #[tokio::test]
