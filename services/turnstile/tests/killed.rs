@@ -16,18 +16,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::stores::Stores;
-use common::{Now, PASSWORD, Up, answer, customer, setting, sign_in, with_token};
+use common::{Now, PASSWORD, Up, answer, customer, register_musical, setting, sign_in, with_token};
 use futures::future::join_all;
 use mesh_testing::{eventually, request_id};
-use proto::common::v1::Money;
 use proto::homemovie::app::v1::movie_application_service_client::MovieApplicationServiceClient;
 use proto::homemovie::app::v1::{CancelMovieApplicationRequest, PickMovieRequest};
 use proto::homemovie::movie::v1::ListMoviesRequest;
 use proto::homemovie::movie::v1::movie_service_client::MovieServiceClient;
 use proto::mypage::v1::RebuildViewRequest;
 use proto::mypage::v1::my_page_service_client::MyPageServiceClient;
-use proto::outerpark::musical::v1::RegisterMusicalRequest;
-use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
 use proto::outerpark::reservation::v1::reservation_service_client::ReservationServiceClient;
 use proto::outerpark::reservation::v1::{CancelReservationRequest, ReserveRequest};
 use rand::rngs::StdRng;
@@ -88,7 +85,7 @@ async fn g2_killed_twenty_times_under_load_nothing_that_was_answered_is_lost() {
     let movies =
         MovieServiceClient::new(channel.clone()).list_movies(ListMoviesRequest::default()).await;
     let movie = movies.expect("films").into_inner().movies[0].name.clone();
-    let musical = register(&now, &admin).await;
+    let musical = register_musical(&now, &admin, SEATS).await;
 
     let mut buying = Vec::new();
     for n in 0..BUYERS * 2 {
@@ -137,23 +134,6 @@ async fn start_and_kill(data: &Path, after_ms: u64) {
     let mut child = common::up(data, &WORLD).stderr(Stdio::null()).spawn().expect("it starts");
     tokio::time::sleep(Duration::from_millis(after_ms)).await;
     child.kill().await.expect("kill -9");
-}
-
-async fn register(now: &Now, admin: &str) -> String {
-    let request = RegisterMusicalRequest {
-        request_id: request_id(),
-        musical_number: 1,
-        title: "Frozen".to_owned(),
-        performance_time: Some((SystemTime::now() + Duration::from_secs(86_400)).into()),
-        price_per_seat: Some(Money { currency_code: "KRW".to_owned(), minor_units: 50_000 }),
-        total_seats: SEATS,
-        ..RegisterMusicalRequest::default()
-    };
-    let registered = answer(now, |channel| {
-        let request = with_token(admin, request.clone());
-        async move { MusicalServiceClient::new(channel).register_musical(request).await }
-    });
-    registered.await.expect("registered").musical.expect("a musical").name
 }
 
 /// Picks films, and sometimes cancels one.

@@ -14,20 +14,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::stores::Stores;
-use common::{Now, PASSWORD, Up, answer, customer, setting, sign_in, with_token};
+use common::{Now, PASSWORD, Up, answer, customer, register_musical, setting, sign_in, with_token};
 use futures::future::join_all;
 use futures::{StreamExt as _, stream};
 use mesh_testing::{eventually, request_id};
-use proto::common::v1::Money;
 use proto::mesh::v1::ListPoliciesRequest;
 use proto::mesh::v1::operations_service_client::OperationsServiceClient;
-use proto::outerpark::musical::v1::RegisterMusicalRequest;
-use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
 use proto::outerpark::reservation::v1::reservation_service_client::ReservationServiceClient;
 use proto::outerpark::reservation::v1::{CancelReservationRequest, ReserveRequest};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tonic::transport::Channel;
 
 const BUYERS: usize = 200;
 const SEATS: i32 = 30;
@@ -63,7 +59,8 @@ async fn no_seat_is_sold_twice_whatever_dies_when() {
     let mut up = Up::start_with(folder.path(), &WORLD).await;
     let channel = up.connect().await;
     let admin = sign_in(&channel, "admin@localhost", PASSWORD).await;
-    let musical = register(&channel, &admin).await;
+    let now: Now = Arc::new(Mutex::new(channel.clone()));
+    let musical = register_musical(&now, &admin, SEATS).await;
     let buyers: Vec<String> = stream::iter(0..BUYERS)
         .map(|n| {
             let channel = channel.clone();
@@ -73,7 +70,6 @@ async fn no_seat_is_sold_twice_whatever_dies_when() {
         .collect()
         .await;
 
-    let now: Now = Arc::new(Mutex::new(channel));
     let (told, over) = (Arc::new(Told::default()), Arc::new(AtomicBool::new(false)));
     let watcher = tokio::task::spawn(watch(folder.path().to_owned(), over.clone()));
     let begun = Instant::now();
@@ -138,21 +134,6 @@ fn has_seen_everything(data: &Path) -> bool {
     let ends = "SELECT state AS name, count(*) AS number FROM r.reservation \
                 WHERE state IN ('PAYMENT_DECLINED', 'EXPIRED', 'CANCELLED') GROUP BY state";
     Stores::open(data).rows(ends).len() == 3
-}
-
-async fn register(channel: &Channel, admin: &str) -> String {
-    let request = RegisterMusicalRequest {
-        request_id: request_id(),
-        musical_number: 1,
-        title: "Frozen".to_owned(),
-        performance_time: Some((SystemTime::now() + Duration::from_secs(86_400)).into()),
-        price_per_seat: Some(Money { currency_code: "KRW".to_owned(), minor_units: 50_000 }),
-        total_seats: SEATS,
-        ..RegisterMusicalRequest::default()
-    };
-    let mut client = MusicalServiceClient::new(channel.clone());
-    let answer = client.register_musical(with_token(admin, request)).await.expect("registered");
-    answer.into_inner().musical.expect("a musical").name
 }
 
 /// One buyer: reserves, sometimes cancels, gives up an older one when there is nothing left, and sends everything again

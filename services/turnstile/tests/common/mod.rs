@@ -8,11 +8,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use mesh_testing::eventually;
+use mesh_testing::{eventually, request_id};
+use proto::common::v1::Money;
 use proto::identity::v1::identity_service_client::IdentityServiceClient;
 use proto::identity::v1::{SignInRequest, SignUpRequest};
+use proto::outerpark::musical::v1::RegisterMusicalRequest;
+use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -189,4 +192,22 @@ where
             }
         }
     }
+}
+
+/// Puts a performance with so many seats on sale.
+pub async fn register_musical(now: &Now, admin: &str, seats: i32) -> String {
+    let request = RegisterMusicalRequest {
+        request_id: request_id(),
+        musical_number: 1,
+        title: "Frozen".to_owned(),
+        performance_time: Some((SystemTime::now() + Duration::from_secs(86_400)).into()),
+        price_per_seat: Some(Money { currency_code: "KRW".to_owned(), minor_units: 50_000 }),
+        total_seats: seats,
+        ..RegisterMusicalRequest::default()
+    };
+    let registered = answer(now, |channel| {
+        let request = with_token(admin, request.clone());
+        async move { MusicalServiceClient::new(channel).register_musical(request).await }
+    });
+    registered.await.expect("registered").musical.expect("a musical").name
 }
