@@ -238,6 +238,10 @@ fn of_the_kit(method: &str) -> Option<Vec<u8>> {
             encode(kit::ListPoliciesRequest { context, page_size, ..Default::default() })
         }
         "ListEdges" => encode(kit::ListEdgesRequest { context, page_size, ..Default::default() }),
+        "BackUp" => encode(kit::BackUpRequest {
+            request_id: request_id(),
+            name: Uuid::now_v7().to_string(),
+        }),
         _ => return None,
     })
 }
