@@ -7,7 +7,8 @@
 //! - all of that of a system with many stored orders of both kinds, beside one with a thousand.
 //!
 //! `FIGURES_SECONDS` (10) and `FIGURES_USERS` (64) set the load, `FIGURES_STORED` (100000) how many orders are many; 0
-//! leaves that out. One machine runs everything, the load included.
+//! leaves that out. A million are stored within four minutes and take 14 GB of the folder for temporary files. One
+//! machine runs everything, the load included.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
