@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of, update};
 
 use crate::domain::{MusicalReservations, Musicals, Performance, Reservation, State};
@@ -95,12 +97,11 @@ impl TryFrom<Row> for Reservation {
     }
 }
 
-const HELD: &str = "SEATS_RESERVED";
 const CANCELLED: &str = "CANCELLED";
 
 pub(crate) fn word(state: State) -> &'static str {
     match state {
-        State::SeatsReserved => HELD,
+        State::SeatsReserved => "SEATS_RESERVED",
         State::PaymentApproved => "PAYMENT_APPROVED",
         State::PaymentDeclined => "PAYMENT_DECLINED",
         State::Expired => "EXPIRED",
@@ -181,10 +182,14 @@ pub(crate) fn list(
     rows.into_iter().map(Reservation::try_from).collect()
 }
 
+/// What is held, in the words of its index: SQLite takes an index with a condition only for
+/// the very words of it, not for a value that is bound.
+const STILL_HELD: &str = "state = 'SEATS_RESERVED'";
+
 /// Some holds whose time is over.
 pub(crate) fn overdue(conn: &mut Conn, now: SystemTime) -> Result<Vec<Reservation>> {
     let rows: Vec<Row> = reservation::table
-        .filter(reservation::state.eq(HELD))
+        .filter(sql::<Bool>(STILL_HELD))
         .filter(reservation::hold_expires.le(micros(now)))
         .order(reservation::hold_expires)
         .limit(100)
@@ -196,7 +201,7 @@ pub(crate) fn overdue(conn: &mut Conn, now: SystemTime) -> Result<Vec<Reservatio
 /// Gives every hold so much more time.
 pub(crate) fn prolong_holds(conn: &mut Conn, by: Duration) -> Result<()> {
     let by = i64::try_from(by.as_micros()).map_err(Error::internal)?;
-    diesel::update(reservation::table.filter(reservation::state.eq(HELD)))
+    diesel::update(reservation::table.filter(sql::<Bool>(STILL_HELD)))
         .set(reservation::hold_expires.eq(reservation::hold_expires + by))
         .execute(conn)?;
     Ok(())
