@@ -3,7 +3,7 @@
 //! It tells nothing about customers and no secret, but it is not for everybody either: it has no access rules.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::registry::Registry;
 use crate::store::Store;
-use crate::store::schema::mesh_event_head;
+use crate::store::schema::mesh_meta;
 
 /// How long a store may take to show that it answers.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -98,6 +98,12 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
 
 /// What keeps a context from being ready: its store is open once its tables are up to date.
 async fn obstacle(registry: &Registry, context: &str) -> Option<String> {
+    if let Some(forward) = registry.forwards().get(context) {
+        if registry.front.is_draining() {
+            return Some(format!("{context} is not passed on to any more\n"));
+        }
+        return (!forward.is_ready().await).then(|| format!("{context} is not ready\n"));
+    }
     let Some(running) = registry.running().get(context).cloned() else {
         return Some(format!("{context} is not running\n"));
     };
@@ -109,10 +115,9 @@ async fn obstacle(registry: &Registry, context: &str) -> Option<String> {
 }
 
 async fn answers(store: &Store) -> bool {
-    let head = store.read(|conn| {
-        Ok(mesh_event_head::table.select(mesh_event_head::position).first::<i64>(conn)?)
-    });
-    matches!(tokio::time::timeout(PATIENCE, head).await, Ok(Ok(_)))
+    let fact =
+        store.read(|conn| Ok(mesh_meta::table.select(mesh_meta::value).first::<String>(conn)?));
+    matches!(tokio::time::timeout(PATIENCE, fact).await, Ok(Ok(_)))
 }
 
 /// Keeps gRPC's health checks true for a context that runs: it serves as long as its store answers (rule G-14).
@@ -133,5 +138,19 @@ pub(crate) async fn tell_health(health: HealthReporter, store: Store) {
             tracing::warn!(context, "the store does not answer: the context is not ready");
             health.set_service_status(context, ServingStatus::NotServing).await;
         }
+    }
+}
+
+/// The same for the contexts of other processes that customers reach here.
+pub(crate) async fn tell_health_of_others(health: HealthReporter, registry: Weak<Registry>) {
+    while let Some(registry) = registry.upgrade() {
+        let looks = registry.forwards().iter().map(async |(context, forward)| {
+            let ready = forward.is_ready().await && !registry.front.is_draining();
+            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            health.set_service_status(context, status).await;
+        });
+        join_all(looks).await;
+        drop(registry);
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -6,7 +6,7 @@
 //! process the caller is a request extension, which nothing outside can make.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -24,6 +25,8 @@ const LEEWAY: Duration = Duration::from_secs(30);
 /// How often the keys are read again at the most.
 const REREAD: Duration = Duration::from_secs(30);
 const REREAD_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The same while none is known, and everybody waits.
+const REREAD_AT_FIRST: Duration = Duration::from_millis(100);
 /// A longer token is not one of ours.
 const LONGEST_TOKEN: usize = 8 * 1024;
 /// How many good tokens are known at once.
@@ -118,6 +121,21 @@ impl Verifier {
         *self.source.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
     }
 
+    /// Reads the keys, however long their source is away: who comes first should not have to wait for them.
+    pub(crate) async fn know_keys(&self) {
+        let mut said = Instant::now();
+        while self.knows_no_key() {
+            let _ = self.read_again().await;
+            tokio::time::sleep(REREAD_AT_FIRST).await;
+            if said.elapsed() > REREAD {
+                tracing::warn!(
+                    "the keys of identity are not known yet: customers are told to come again"
+                );
+                said = Instant::now();
+            }
+        }
+    }
+
     /// What a good token says. Every bad one is [`Error::Unauthenticated`]; [`Error::Unavailable`] only where it names
     /// a key that could not be looked up.
     pub(crate) async fn verify(&self, token: &str) -> Result<Arc<AccessClaims>> {
@@ -125,7 +143,7 @@ impl Verifier {
             return Err(Error::Unauthenticated);
         }
         let known = GoodTokens::key(token);
-        if let Some(claims) = self.good.find(&known, seconds(SystemTime::now())) {
+        if let Some(claims) = self.good.find(&known, seconds(crate::now())) {
             return Ok(claims);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| Error::Unauthenticated)?;
@@ -142,10 +160,14 @@ impl Verifier {
         rules.set_issuer(&[&self.trust.issuer]);
         rules.set_audience(&[&self.trust.audience]);
         rules.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-        rules.validate_nbf = true;
-        rules.leeway = LEEWAY.as_secs();
+        // The time is ours to say, too.
+        rules.validate_exp = false;
         let token = jsonwebtoken::decode::<AccessClaims>(token, &key, &rules);
         let claims = Arc::new(token.map_err(|_| Error::Unauthenticated)?.claims);
+        let now = seconds(crate::now());
+        if !is_live(claims.exp, now) || now + LEEWAY.as_secs() < claims.nbf {
+            return Err(Error::Unauthenticated);
+        }
         // One whose key was taken away meanwhile must not stay known: keys are changed when nobody holds them.
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         if keys.contains_key(&kid) {
@@ -158,6 +180,14 @@ impl Verifier {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).get(kid).cloned()
     }
 
+    fn knows_no_key(&self) -> bool {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn pause_after_failure(&self) -> Duration {
+        if self.knows_no_key() { REREAD_AT_FIRST } else { REREAD_AFTER_FAILURE }
+    }
+
     async fn read_again(&self) -> Result<()> {
         let source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(source) = source else { return Ok(()) };
@@ -165,7 +195,7 @@ impl Verifier {
         match *last {
             Some(LastRead { at, failed: false }) if at.elapsed() < REREAD => return Ok(()),
             // Sooner than after a success, but not for each token that asks for it.
-            Some(LastRead { at, failed: true }) if at.elapsed() < REREAD_AFTER_FAILURE => {
+            Some(LastRead { at, failed: true }) if at.elapsed() < self.pause_after_failure() => {
                 return Err(Error::unavailable("identity"));
             }
             _ => {}
@@ -173,11 +203,15 @@ impl Verifier {
         let read = source().await.and_then(|jwks| self.take(&jwks).map(|()| jwks));
         *last = Some(LastRead { at: Instant::now(), failed: read.is_err() });
         let jwks = read.map_err(|error| {
-            tracing::warn!(%error, "the keys of identity could not be read");
+            if self.knows_no_key() {
+                tracing::debug!(%error, "the keys of identity could not be read yet");
+            } else {
+                tracing::warn!(%error, "the keys of identity could not be read");
+            }
             Error::unavailable("identity")
         })?;
         if let Some(file) = &self.cache
-            && let Err(error) = std::fs::write(file, &jwks)
+            && let Err(error) = keep(file, &jwks)
         {
             tracing::warn!(%error, "the keys of identity could not be kept on disk");
         }
@@ -200,6 +234,13 @@ impl Verifier {
     }
 }
 
+/// All of the file or none: processes that share a folder read it while others write it.
+fn keep(file: &Path, jwks: &str) -> std::io::Result<()> {
+    let part = file.with_extension(format!("{}.part", std::process::id()));
+    std::fs::write(&part, jwks)?;
+    std::fs::rename(&part, file)
+}
+
 /// Tokens that were found good, so that a signature is checked once and not with every call. Known by their digest: the
 /// tokens themselves are kept nowhere.
 #[derive(Default)]
@@ -216,14 +257,14 @@ impl GoodTokens {
     /// What a known token says, as long as it is good.
     fn find(&self, key: &[u8; 32], now: u64) -> Option<Arc<AccessClaims>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).filter(|claims| is_live(claims, now)).cloned()
+        known.get(key).filter(|claims| is_live(claims.exp, now)).cloned()
     }
 
     fn keep(&self, key: [u8; 32], claims: Arc<AccessClaims>) {
-        let now = seconds(SystemTime::now());
+        let now = seconds(crate::now());
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KNOWN_TOKENS {
-            known.retain(|_, claims| is_live(claims, now));
+            known.retain(|_, claims| is_live(claims.exp, now));
         }
         if known.len() < KNOWN_TOKENS {
             known.insert(key, claims);
@@ -235,8 +276,9 @@ impl GoodTokens {
     }
 }
 
-fn is_live(claims: &AccessClaims, now: u64) -> bool {
-    now < claims.exp.saturating_add(LEEWAY.as_secs())
+/// Whether a token that ends then is still good.
+fn is_live(end: u64, now: u64) -> bool {
+    now < end.saturating_add(LEEWAY.as_secs())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -279,21 +321,30 @@ impl MeshKey {
             iss: MESH.to_owned(),
             aud: callee.to_owned(),
             sub: caller.to_owned(),
-            exp: seconds(SystemTime::now() + SERVICE_TOKEN_LIFE),
+            exp: seconds(crate::now() + SERVICE_TOKEN_LIFE),
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
             .map_err(Error::internal)
     }
 
-    /// Which context calls `callee` with this token.
+    /// Which context calls `callee` with this token. [`Error::Unauthenticated`] for a bad one; one that is good and
+    /// over says only that two clocks differ, which passes: [`Error::Unavailable`].
     pub(crate) fn verify(&self, token: &str, callee: &str) -> Result<String> {
         let mut rules = Validation::new(Algorithm::HS256);
         rules.set_issuer(&[MESH]);
         rules.set_audience(&[callee]);
         rules.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        rules.leeway = LEEWAY.as_secs();
+        rules.validate_exp = false;
         let token = jsonwebtoken::decode::<ServiceClaims>(token, &self.decoding, &rules);
-        token.map(|token| token.claims.sub).map_err(|_| Error::Unauthenticated)
+        let claims = token.map_err(|_| Error::Unauthenticated)?.claims;
+        if !is_live(claims.exp, seconds(crate::now())) {
+            tracing::warn!(
+                caller = claims.sub,
+                "a token of a context is over: whose clock is wrong?"
+            );
+            return Err(Error::unavailable("the right time"));
+        }
+        Ok(claims.sub)
     }
 }
 
@@ -304,7 +355,7 @@ pub fn seconds(time: SystemTime) -> u64 {
 
 /// 256 random bits, as text.
 pub fn random_text() -> String {
-    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+    URL_SAFE_NO_PAD.encode(crate::rng().random::<[u8; 32]>())
 }
 
 #[cfg(test)]
@@ -337,7 +388,7 @@ mod tests {
         }
 
         fn token_of(&self, kid: &str) -> String {
-            let now = seconds(SystemTime::now());
+            let now = seconds(crate::now());
             let claims = AccessClaims {
                 iss: "turnstile".to_owned(),
                 aud: "turnstile".to_owned(),
@@ -450,6 +501,20 @@ mod tests {
         assert!(matches!(outcome, Err(Error::Unauthenticated)), "{outcome:?}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn id_4_keys_are_known_as_soon_as_their_source_is_there() {
+        let (signer, source) = (Signer::new("a"), Source::default());
+        let verifier = source.verifier();
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            source.says(&[&signer]);
+        };
+        tokio::join!(verifier.know_keys(), later);
+        let asked = source.asked();
+        assert!(verifier.verify(&signer.token()).await.is_ok());
+        assert_eq!(source.asked(), asked, "they were known");
+    }
+
     #[tokio::test]
     async fn a_key_that_is_of_no_use_spoils_no_other() {
         let (signer, source) = (Signer::new("a"), Source::default());
@@ -478,7 +543,7 @@ mod tests {
             roles: BTreeSet::new(),
             iat: 0,
             nbf: 0,
-            exp: seconds(SystemTime::now()) + 60,
+            exp: seconds(crate::now()) + 60,
         };
         let (good, key, end) = (GoodTokens::default(), GoodTokens::key("token"), claims.exp);
         good.keep(key, Arc::new(claims));
@@ -492,7 +557,7 @@ mod tests {
     #[test]
     fn s_10_a_service_token_that_is_not_good_is_refused() {
         let key = MeshKey::new(&random_text()).unwrap();
-        let now = seconds(SystemTime::now());
+        let now = seconds(crate::now());
         let good = json!({ "iss": MESH, "aud": "payment", "sub": "mypage", "exp": now + 60 });
         let sign = |header: Header, claims: &Value| {
             jsonwebtoken::encode(&header, claims, &key.encoding).unwrap()
@@ -517,6 +582,19 @@ mod tests {
             let token = sign(hs256(), &claims);
             assert!(key.verify(&token, "payment").is_err(), "{name} {value}");
         }
+    }
+
+    #[test]
+    fn g19_a_service_token_that_is_over_is_something_that_passes() {
+        let key = MeshKey::new(&random_text()).unwrap();
+        let over = |claims: Value| {
+            let token =
+                jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key.encoding);
+            key.verify(&token.unwrap(), "payment").unwrap_err().is_passing()
+        };
+        let long_ago = seconds(crate::now()) - 3600;
+        assert!(over(json!({ "iss": MESH, "aud": "payment", "sub": "mypage", "exp": long_ago })));
+        assert!(!over(json!({ "iss": "me", "aud": "payment", "sub": "mypage", "exp": long_ago })));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Who calls: the proof that a handler asks for, in its body.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::HeaderName;
@@ -12,6 +13,20 @@ use crate::id::{Accounts, Id};
 /// Carries the token by which a context proves itself to another process.
 pub(crate) const SERVICE_HEADER: HeaderName = HeaderName::from_static("turnstile-service-token");
 
+/// The name under which a process calls that passes on what customers ask for.
+pub(crate) const FRONT: &str = "turnstile";
+
+/// Carries the address of the client that a process passes a call on for.
+pub(crate) const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("turnstile-client-address");
+
+/// The other end of the connection that a call came by.
+#[derive(Debug, Clone)]
+pub(crate) struct RemotePeer {
+    pub(crate) address: Option<SocketAddr>,
+    /// The context whose certificate it has shown.
+    pub(crate) context: Option<Arc<str>>,
+}
+
 /// Marks a call as coming from a context of this process. Nothing outside can make one.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalPeer(pub(crate) Arc<str>);
@@ -21,7 +36,7 @@ pub(crate) struct LocalPeer(pub(crate) Arc<str>);
 pub struct Caller {
     account: Option<Account>,
     service: Option<String>,
-    address: Option<std::net::IpAddr>,
+    address: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -40,7 +55,7 @@ impl Caller {
     pub(crate) fn new(
         account: Option<Account>,
         service: Option<String>,
-        address: Option<std::net::IpAddr>,
+        address: Option<IpAddr>,
     ) -> Self {
         Self { account, service, address }
     }
@@ -76,7 +91,7 @@ impl Caller {
     }
 
     /// Where a call from outside comes from.
-    pub fn address(&self) -> Option<std::net::IpAddr> {
+    pub fn address(&self) -> Option<IpAddr> {
         self.address
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 const PREFIX: &str = "TURNSTILE_";
@@ -68,6 +69,8 @@ impl Settings {
     /// Takes the variables that are ours.
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let ours = variables.into_iter().filter(|(name, _)| name.starts_with(PREFIX));
+        #[cfg(feature = "chaos")]
+        let ours = ours.filter(|(name, _)| !crate::chaos::VARIABLES.contains(&name.as_str()));
         for (name, value) in ours {
             self.given.insert(name, Given { value: Secret(value), by: "environment" });
         }
@@ -140,7 +143,8 @@ impl Settings {
             return None;
         };
         let secret =
-            ["PASSWORD", "SECRET", "TOKEN", "_KEY"].iter().any(|word| name.ends_with(word));
+            ["PASSWORD", "SECRET", "TOKEN", "_KEY"].iter().any(|word| name.ends_with(word))
+                || has_user(given.value.reveal());
         let shown = if secret { given.value.to_string() } else { given.value.reveal().to_owned() };
         let parsed = parse(given.value.reveal().trim());
         if let Err(error) = &parsed {
@@ -148,6 +152,27 @@ impl Settings {
         }
         self.read.insert(name.to_owned(), (shown, given.by));
         parsed.ok()
+    }
+
+    /// Reads a secret: itself under its name, or the name of a file that holds it under the name with `_FILE`.
+    pub fn read_secret(&mut self, name: &str) -> Option<Secret> {
+        let in_file = format!("{name}_FILE");
+        let file = self.read_file(&in_file).and_then(|file| {
+            let text = std::fs::read_to_string(file);
+            text.map_err(|error| self.fault(&in_file, error)).ok()
+        });
+        let file = file.map(|text| Secret::new(text.trim()));
+        let given = self.read_optional(name);
+        if file.is_some() && given.is_some() {
+            self.fault(name, format_args!("is given, and {in_file} as well"));
+        }
+        given.or(file)
+    }
+
+    /// Reads the name of a file; an empty one is none, whatever the file of settings says.
+    pub fn read_file(&mut self, name: &str) -> Option<PathBuf> {
+        let file: Option<PathBuf> = self.read_optional(name);
+        file.filter(|file| !file.as_os_str().is_empty())
     }
 
     /// Notes something else that is wrong with a setting.
@@ -168,6 +193,11 @@ impl Settings {
         }
         Ok(self.read.into_iter().map(|(name, (value, by))| (name, value, by)).collect())
     }
+}
+
+/// Whether a text is an address with a user in it, and so perhaps with a password.
+fn has_user(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(_, rest)| rest.contains('@') || rest.contains("password"))
 }
 
 #[cfg(test)]
@@ -202,7 +232,9 @@ mod tests {
             ("TURNSTILE_PORT", "many"),
             ("TURNSTILE_ADMIN_PASSWORD", "hunter2"),
             ("TURNSTILE_DELYA", "1"),
+            ("TURNSTILE_AT", "x://me:hunter2@here"),
         ]));
+        settings.read("TURNSTILE_AT", 0);
         settings.read("TURNSTILE_PORT", 1_u16);
         let password: Option<u16> = settings.read_optional("TURNSTILE_ADMIN_PASSWORD");
         assert_eq!(password, None);
@@ -211,5 +243,31 @@ mod tests {
             assert!(report.contains(part), "{report}");
         }
         assert!(!report.contains("hunter2"), "{report}");
+    }
+
+    #[test]
+    fn s_32_a_secret_is_given_itself_or_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\n").unwrap();
+        let named = file.path().display().to_string();
+        let (in_file, itself) = (("TURNSTILE_A_KEY_FILE", &*named), ("TURNSTILE_A_KEY", "hunter3"));
+        let read = |pairs: &[(&str, &str)]| {
+            let mut settings = Settings::default().environment(variables(pairs));
+            let secret = settings.read_secret("TURNSTILE_A_KEY");
+            (
+                secret.map(|secret| secret.reveal().to_owned()),
+                settings.finish().map(|all| format!("{all:?}")),
+            )
+        };
+        let (secret, shown) = read(&[in_file]);
+        assert_eq!(secret.as_deref(), Some("hunter2"));
+        assert!(!shown.unwrap().contains("hunter2"));
+        let (secret, shown) = read(&[itself]);
+        assert_eq!(secret.as_deref(), Some("hunter3"));
+        assert!(!shown.unwrap().contains("hunter3"));
+        assert!(read(&[]).1.is_ok());
+        let report = read(&[in_file, itself]).1.unwrap_err().to_string();
+        assert!(report.contains("as well") && !report.contains("hunter"), "{report}");
+        assert!(read(&[("TURNSTILE_A_KEY_FILE", "/nowhere")]).1.is_err());
     }
 }

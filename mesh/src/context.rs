@@ -6,7 +6,6 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use diesel_migrations::EmbeddedMigrations;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
@@ -14,18 +13,22 @@ use tonic::service::RoutesBuilder;
 use crate::client::Channel;
 use crate::error::{Error, Result};
 use crate::events::{Policy, View};
-use crate::registry::Registry;
+use crate::registry::{Options, Registry};
 use crate::saga::{self, CallThenRegister, Saga};
-use crate::store::Store;
+use crate::store::{Migrations, Store, StoreAt, migrate};
 use crate::tasks::Tasks;
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// A store apart: its name, and its tables.
+type Apart = (&'static str, fn() -> Migrations);
 type Wire = Arc<dyn Fn(&Kit) -> Result<Wiring> + Send + Sync>;
 
 /// A bounded context: its name, its tables, and how its parts are wired.
 #[derive(Clone)]
 pub struct Context {
     pub(crate) name: Arc<str>,
-    pub(crate) migrations: fn() -> EmbeddedMigrations,
+    pub(crate) migrations: fn() -> Migrations,
+    apart: Option<Apart>,
     pub(crate) wire: Wire,
 }
 
@@ -39,10 +42,39 @@ impl Context {
     /// A context named like its package (`homemovie.app`); `wire` is called each time it is started.
     pub fn new(
         name: &str,
-        migrations: fn() -> EmbeddedMigrations,
+        migrations: fn() -> Migrations,
         wire: impl Fn(&Kit) -> Result<Wiring> + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), migrations, wire: Arc::new(wire) }
+        Self { name: name.into(), migrations, apart: None, wire: Arc::new(wire) }
+    }
+
+    /// With a second store for what must not share the fate of the first: [`Kit::store_apart`].
+    #[must_use]
+    pub fn with_store_apart(mut self, name: &'static str, migrations: fn() -> Migrations) -> Self {
+        self.apart = Some((name, migrations));
+        self
+    }
+
+    /// Makes the tables of its stores that are in a database, or brings them up to date, by somebody who may make
+    /// tables and roles: each store, and which migrations were applied. Files are brought up to date by who opens
+    /// them. Blocking.
+    pub fn migrate(&self, options: &Options) -> Result<Vec<(StoreAt, Vec<String>)>, BoxError> {
+        let own = (self.name.to_string(), self.migrations);
+        let apart = self.apart.map(|(name, migrations)| (self.store_name(name), migrations));
+        let mut migrated = Vec::new();
+        for (name, migrations) in std::iter::once(own).chain(apart) {
+            let at = options.store_at(&self.name, &name);
+            if let StoreAt::Postgres(schema) = &at {
+                let applied = migrate(&name, schema, migrations().postgres)
+                    .map_err(|cause| format!("the store {at}: {cause}"))?;
+                migrated.push((at, applied));
+            }
+        }
+        Ok(migrated)
+    }
+
+    fn store_name(&self, apart: &str) -> String {
+        format!("{}-{apart}", self.name)
     }
 
     /// Its name.
@@ -128,6 +160,7 @@ impl Wiring {
 /// What a context is given to wire itself with.
 pub struct Kit {
     pub(crate) name: Arc<str>,
+    context: Context,
     store: Store,
     registry: Arc<Registry>,
     pub(crate) stopping: CancellationToken,
@@ -143,9 +176,12 @@ impl fmt::Debug for Kit {
 }
 
 impl Kit {
-    pub(crate) fn new(name: Arc<str>, store: Store, registry: Arc<Registry>) -> Self {
+    pub(crate) fn new(context: Context, store: Store, registry: Arc<Registry>) -> Self {
+        #[cfg(feature = "chaos")]
+        store.steps().belong_to(&context.name, registry.front.faults());
         Self {
-            name,
+            name: context.name.clone(),
+            context,
             store,
             registry,
             stopping: CancellationToken::new(),
@@ -160,11 +196,17 @@ impl Kit {
         self.store.clone()
     }
 
-    /// A further store of this context's, in a file of its own: for what must not share its fate.
-    pub fn store_apart(&self, name: &str, migrations: EmbeddedMigrations) -> Result<Store> {
-        let name = format!("{}-{name}", self.name);
-        let store = Store::open(&name, &self.registry.store_file(&name), migrations)
-            .map_err(Error::internal)?;
+    /// The second store of this context, in a file or a schema of its own.
+    pub fn store_apart(&self) -> Result<Store> {
+        let (apart, migrations) = self
+            .context
+            .apart
+            .ok_or_else(|| Error::internal(format!("{} has no store apart", self.name)))?;
+        let name = self.context.store_name(apart);
+        let at = self.registry.options.store_at(&self.name, &name);
+        let store = Store::open(&name, &at, migrations()).map_err(Error::internal)?;
+        #[cfg(feature = "chaos")]
+        store.steps().belong_to(&self.name, self.registry.front.faults());
         self.stores_apart.lock().unwrap_or_else(PoisonError::into_inner).push(store.clone());
         Ok(store)
     }
@@ -200,8 +242,6 @@ impl Kit {
     pub fn saga<S: CallThenRegister>(&self, steps: S) -> Saga<S> {
         let saga =
             Saga::new(self.store(), steps, self.tasks.clone(), self.registry.options.sweep_after);
-        #[cfg(feature = "chaos")]
-        let saga = saga.with_faults(self.registry.front.faults().clone());
         self.sagas.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(saga.clone()));
         saga
     }

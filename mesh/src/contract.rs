@@ -1,7 +1,7 @@
 //! The rules that the contracts carry, read from the descriptors: who may call what, what may be retried, how long it
 //! may take.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -43,10 +43,12 @@ impl Rule {
     }
 }
 
-/// The rules of every method of ours, by path: `/turnstile.payment.v1.PaymentService/Pay`.
+/// The rules of every method of ours, by path: `/turnstile.payment.v1.PaymentService/Pay`; and who may read each message
+/// as an event, by its full name.
 #[derive(Debug)]
 pub struct Contract {
     rules: HashMap<String, Arc<Rule>>,
+    readers: BTreeMap<String, Vec<String>>,
 }
 
 impl Contract {
@@ -65,6 +67,13 @@ impl Contract {
             DescriptorPool::decode(descriptors).map_err(|error| broken(error.to_string()))?;
         let mut rules = HashMap::new();
         let mut faults = Vec::new();
+        let messages =
+            pool.all_messages().filter(|message| message.full_name().starts_with("turnstile."));
+        let readers = messages.map(|message| {
+            let readers = names(&pool, &message.options(), "readers");
+            (message.full_name().to_owned(), readers)
+        });
+        let readers = readers.collect();
         for service in
             pool.services().filter(|service| service.full_name().starts_with("turnstile."))
         {
@@ -78,12 +87,44 @@ impl Contract {
                 }
             }
         }
-        if faults.is_empty() { Ok(Self { rules }) } else { Err(BrokenContract { faults }) }
+        if faults.is_empty() { Ok(Self { rules, readers }) } else { Err(BrokenContract { faults }) }
     }
 
     /// The rule of a method, by the path of a call.
     pub fn rule(&self, path: &str) -> Option<&Arc<Rule>> {
         self.rules.get(path)
+    }
+
+    /// The contexts that may read an event of this type, beside its own; `*` is each of them.
+    pub fn readers(&self, kind: &str) -> &[String] {
+        self.readers.get(kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Which types of events of `source` a context is told of, where it asks for these, or for none in particular. None
+    /// in the answer: all there are. A type that nobody knows here may be asked for: a later release may tell it.
+    pub(crate) fn readable(
+        &self,
+        reader: &str,
+        source: &str,
+        asked: Vec<String>,
+    ) -> Result<Vec<String>> {
+        if reader == source {
+            return Ok(asked);
+        }
+        let may = |kind: &str| self.readers(kind).iter().any(|name| name == "*" || name == reader);
+        let forbidden = asked.iter().find(|kind| self.readers.contains_key(*kind) && !may(kind));
+        if let Some(kind) = forbidden {
+            return Err(Error::Forbidden(format!("reading {kind}")));
+        }
+        if !asked.is_empty() {
+            return Ok(asked);
+        }
+        let of_source = self.readers.keys().filter(|kind| context_of(kind) == source);
+        let readable: Vec<_> = of_source.filter(|kind| may(kind)).cloned().collect();
+        match readable.is_empty() {
+            true => Err(Error::Forbidden(format!("reading the log of {source}"))),
+            false => Ok(readable),
+        }
     }
 
     /// Every rule.
@@ -114,12 +155,7 @@ fn rule_of(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Rule, &'s
     let access =
         option(pool, &options, "access").and_then(|value| value.as_enum_number()).unwrap_or(0);
     let access = Access::try_from(access).unwrap_or(Access::Unspecified);
-    let callers: Vec<_> = option(pool, &options, "callers")
-        .and_then(|value| value.as_list().map(<[Value]>::to_vec))
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|value| value.as_str().map(ToOwned::to_owned))
-        .collect();
+    let callers = names(pool, &options, "callers");
     match access {
         Access::Unspecified => {
             return Err("says not who may call it: option (turnstile.mesh.v1.access)");
@@ -156,6 +192,13 @@ fn option(pool: &DescriptorPool, options: &DynamicMessage, name: &str) -> Option
     options.has_extension(&extension).then(|| options.get_extension(&extension).into_owned())
 }
 
+/// The contexts that an option names.
+fn names(pool: &DescriptorPool, options: &DynamicMessage, name: &str) -> Vec<String> {
+    let value = option(pool, options, name);
+    let names = value.and_then(|value| value.as_list().map(<[Value]>::to_vec)).unwrap_or_default();
+    names.iter().filter_map(|name| name.as_str().map(ToOwned::to_owned)).collect()
+}
+
 fn duration_of(message: &DynamicMessage) -> Duration {
     let field = |name| message.get_field_by_name(name);
     let seconds = field("seconds").and_then(|value| value.as_i64()).unwrap_or(0);
@@ -182,6 +225,28 @@ mod tests {
         let subscribe = contract.rule("/turnstile.mesh.v1.EventService/Subscribe").unwrap();
         assert!(subscribe.streams && subscribe.deadline.is_none() && subscribe.lets_in("mypage"));
         assert!(subscribe.reads && !pay.reads && !sign_up.reads);
+    }
+
+    #[test]
+    fn s_16_an_event_is_read_by_whom_its_contract_names() {
+        let contract = Contract::ours().unwrap();
+        let read = |reader: &str, source: &str, asked: &[&str]| {
+            let asked = asked.iter().map(ToString::to_string).collect();
+            contract.readable(reader, source, asked).ok()
+        };
+        let (approved, declined) =
+            ("turnstile.payment.v1.PaymentApproved", "turnstile.payment.v1.PaymentDeclined");
+        let desk = "outerpark.reservation";
+        assert_eq!(read(desk, "payment", &[approved]).unwrap(), [approved]);
+        assert_eq!(read(desk, "payment", &[approved, declined]), None);
+        assert_eq!(read("notice", "payment", &[]), None);
+        assert!(!read(desk, "payment", &[]).unwrap().contains(&declined.to_owned()));
+        assert!(read("payment", "payment", &[]).unwrap().is_empty(), "its own, all of it");
+        assert_eq!(read("payment", "payment", &[declined]).unwrap(), [declined]);
+        let unknown = "turnstile.payment.v1.PaymentForgotten";
+        assert_eq!(read(desk, "payment", &[unknown]).unwrap(), [unknown]);
+        // What is no event is nobody's.
+        assert_eq!(read("mypage", "payment", &["turnstile.payment.v1.PayRequest"]), None);
     }
 
     #[test]

@@ -6,17 +6,20 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use proto::mesh::v1::ErrorReason;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::telemetry;
+use crate::{client, telemetry};
 
 /// What a fallible function of the kit or of a context returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// How many bytes of a message a caller gets.
 const LONGEST_MESSAGE: usize = 1000;
+
+/// What a process is that takes nothing on any more.
+const STOPPING: &str = "stopping";
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -177,7 +180,7 @@ impl Error {
 
     /// This process is about to stop; come again in a second, and find another or the next.
     pub(crate) fn stopping() -> Self {
-        Self::TurnedAway { why: "stopping", retry_after: Duration::from_secs(1) }
+        Self::TurnedAway { why: STOPPING, retry_after: Duration::from_secs(1) }
     }
 
     /// Our mistake, with its cause for the log.
@@ -273,9 +276,12 @@ impl From<Error> for Status {
                 details.set_retry_info(Some(*retry_after));
                 (Code::Unavailable, ErrorReason::Unavailable)
             }
-            Error::TurnedAway { retry_after, .. } => {
+            Error::TurnedAway { retry_after, why } => {
                 details.set_retry_info(Some(*retry_after));
                 push_back(&mut headers, *retry_after);
+                if *why == STOPPING {
+                    headers.insert(client::STOPPING, MetadataValue::from_static("1"));
+                }
                 (Code::Unavailable, ErrorReason::Unavailable)
             }
             Error::TooLarge(_) => (Code::ResourceExhausted, ErrorReason::TooLarge),

@@ -4,6 +4,9 @@
 //! policies ([`whenever`], [`calling`]) and sagas ([`CallThenRegister`]). A process ([`Mesh`]) serves one or many of
 //! them. Who may call what, what may be retried and how long it may take stands in the contracts ([`contract`]).
 
+#[macro_use]
+mod step;
+
 mod admin;
 pub mod auth;
 pub mod backup;
@@ -18,13 +21,18 @@ mod context;
 pub mod contract;
 mod error;
 pub mod events;
+mod gathered;
 mod id;
 mod log_service;
 mod money;
+mod net;
 mod operations;
 mod partition;
+mod planted;
 mod process;
+mod random;
 mod registry;
+mod replicas;
 mod saga;
 pub mod scope;
 mod server;
@@ -33,7 +41,10 @@ mod store;
 mod tasks;
 pub mod telemetry;
 mod time;
+pub mod tls;
 pub mod watch;
+#[cfg(feature = "chaos")]
+pub mod world;
 
 pub use admin::AdminPort;
 pub use caller::Caller;
@@ -42,11 +53,16 @@ pub use check::Check;
 pub use context::{Context, Kit, Wiring};
 pub use error::{Error, Refused, Result, Violation, reason_of, retry_delay_of};
 pub use events::{Event, Policy, View, calling, revision, whenever};
-pub use id::{Accounts, BadName, Collection, Id, request_id_of};
+pub use id::{Accounts, BadName, Collection, Id, request_id_of, uuid};
 pub use money::Money;
+pub use planted::{Bug, planted};
 pub use process::{Mesh, StartError};
+pub use random::{Chance, rng};
 pub use registry::Options;
 pub use saga::{CallThenRegister, Saga};
 pub use server::{Limits, Listening};
-pub use store::{Conn, OpenError, Page, Store, Tx, Update, update};
-pub use time::{micros, time_of};
+pub use store::{
+    Conn, Insert, Migrations, OpenError, Page, Returning, Schema, Store, StoreAt, Stores, Tx,
+    Update, insert, insert_once, update,
+};
+pub use time::{micros, now, time_of};

@@ -14,9 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
+use crate::caller::Caller;
 use crate::check::Check;
+use crate::contract::Contract;
 use crate::error::{Error, Result};
-use crate::events::{Wanted, stretch};
+use crate::events::{Wanted, refuse_trimmed, remember, stretch};
 use crate::partition::PARTITIONS;
 use crate::registry::Registry;
 use crate::store::Store;
@@ -56,31 +58,42 @@ impl EventService for Events {
         &self,
         request: Request<api::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let request = request.into_inner();
+        let (caller, request) = Caller::of(request)?;
+        let reader = caller.service().ok_or(Error::Unauthenticated)?;
         let mut check = Check::new();
         check.text("source", &request.source, 1..=100);
         check.text("policy", &request.policy, 1..=200);
+        // What a log remembers of who reads it says how much may be trimmed: nobody speaks for others.
+        if !is_policy_of(reader, &request.policy) {
+            check.bad("policy", format!("must be one of the caller: {reader}/..."));
+        }
         if request.partitions.iter().any(|partition| u64::from(*partition) >= PARTITIONS) {
             check.bad("partitions", "must be 0 to 15");
         }
         check.finish()?;
         let (store, ending) = self.log_of(&request.source)?;
-        let after = place(&store, &request)?;
-        let wanted = Wanted { types: request.types, partitions: request.partitions };
+        let types = Contract::ours()?.readable(reader, &request.source, request.types.clone())?;
+        let after = place(&store, &request).await?;
+        remember(&store, &request.policy, &request.partitions, after).await?;
+        let wanted = Wanted { types, partitions: request.partitions };
         Ok(Response::new(Box::pin(stream(store, ending, request.source, after, wanted))))
     }
 }
 
+fn is_policy_of(context: &str, policy: &str) -> bool {
+    policy.strip_prefix(context).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// Where the subscriber goes on, if this is still the log it knows.
-fn place(store: &Store, request: &api::SubscribeRequest) -> Result<i64> {
+async fn place(store: &Store, request: &api::SubscribeRequest) -> Result<i64> {
     let head = *store.head().borrow();
     let Some(after) = &request.after else { return Ok(if request.from_now { head } else { 0 }) };
-    if after.epoch != store.epoch() {
+    let position = i64::try_from(after.position).unwrap_or(i64::MAX);
+    if *after.epoch != *store.epoch() && !store.goes_on(&after.epoch, position).await? {
         let reason = ErrorReason::EpochChanged.as_str_name();
         let message = format!("the log of {} has begun a new epoch", request.source);
         return Err(Error::refused("mesh", reason, message).with("epoch", store.epoch()));
     }
-    let position = i64::try_from(after.position).unwrap_or(i64::MAX);
     if position > head {
         let reason = ErrorReason::CursorAhead.as_str_name();
         let message = format!("the log of {} ends at {head}", request.source);
@@ -98,7 +111,8 @@ fn stream(
     mut after: i64,
     wanted: Wanted,
 ) -> impl Stream<Item = Result<api::SubscribeResponse, Status>> {
-    let epoch = store.epoch().to_owned();
+    let life = store.epoch();
+    let epoch = life.to_string();
     let answer = move |after: i64, upto: i64, events, head: i64| api::SubscribeResponse {
         epoch: epoch.clone(),
         from_position: (after + 1).unsigned_abs(),
@@ -116,12 +130,18 @@ fn stream(
         let mut caught_up = false;
         loop {
             let head = *heads.borrow_and_update();
+            // Another server may have taken over, and the log gone back: who reads it comes again, and hears it.
+            if store.epoch() != life {
+                yield Err(Error::unavailable(&source).into());
+                return;
+            }
             if seen < head {
                 let upto = head.min(seen + STRETCH);
                 match read(&store, seen, upto, &wanted).await {
                     Ok(events) => {
                         seen = upto;
                         if !events.is_empty() {
+                            step!(store, "events.before_send");
                             yield Ok(answer(after, seen, events, head));
                             after = seen;
                             heartbeat_at = Instant::now() + HEARTBEAT;
@@ -166,5 +186,10 @@ async fn read(store: &Store, after: i64, upto: i64, wanted: &Wanted) -> Result<V
         return Ok(wanted.among(&recent));
     }
     let (source, wanted) = (store.context().to_owned(), wanted.clone());
-    store.read(move |conn| Ok(stretch(conn, &source, after, upto, &wanted)?)).await
+    let read = store.read(move |conn| {
+        let events = stretch(conn, &source, after, upto, &wanted)?;
+        refuse_trimmed(conn, &source, after)?;
+        Ok(events)
+    });
+    read.await
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::Stream;
 use prost::Message as _;
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use crate::check::Check;
 use crate::client::BreakerState;
 use crate::error::{Error, Result};
-use crate::events::{Runner, cursor_of, list_parked};
+use crate::events::{Place, Runner, list_parked, place_of};
 use crate::registry::{Registry, Running};
 use crate::store::{Conn, Page};
 use crate::{backup, events, saga};
@@ -182,6 +182,32 @@ impl OperationsService for Operations {
         Ok(Response::new(api::ReplayParkedEventsResponse { replayed_count, parked_count }))
     }
 
+    async fn trim_log(
+        &self,
+        request: Request<api::TrimLogRequest>,
+    ) -> Result<Response<api::TrimLogResponse>, Status> {
+        let request = request.into_inner();
+        let mut check = Check::command(&request);
+        check.text("context", &request.context, 1..=LONGEST_NAME);
+        for policy in &request.forget {
+            check.text("forget", policy, 1..=LONGEST_NAME);
+        }
+        let before = check.time("before", request.before);
+        if request.before.is_none() {
+            check.bad("before", "is required");
+        }
+        if before.is_some_and(|before| before > crate::now()) {
+            check.bad("before", "is still to come");
+        }
+        check.finish()?;
+        let before = before.unwrap_or(SystemTime::UNIX_EPOCH);
+        let running = self.running(&request.context)?.pop();
+        let running = running.ok_or_else(|| Error::NotFound(request.context.clone()))?;
+        let done =
+            events::trim(&running.store, before, request.forget, request.validate_only).await?;
+        Ok(Response::new(describe_trimmed(done)))
+    }
+
     async fn list_intents(
         &self,
         request: Request<api::ListIntentsRequest>,
@@ -249,6 +275,10 @@ impl OperationsService for Operations {
         }
         check.finish()?;
         let registry = self.registry()?;
+        if registry.running().values().any(|running| running.store.is_shared()) {
+            let what = "a backup of stores in a database: use its own tools; this".to_owned();
+            return Err(Error::Unimplemented(what).into());
+        }
         let (told, mut copied) = tokio::sync::mpsc::unbounded_channel();
         let name = request.name.clone();
         // In a task of its own: a client that goes away does not stop it halfway.
@@ -295,22 +325,34 @@ fn intent(context: &str, row: saga::IntentRow) -> api::Intent {
 async fn describe(running: &Running, runner: &Arc<Runner>) -> Result<api::Policy> {
     let policy = runner.policy();
     let (key, source) = (runner.key().to_owned(), policy.source().to_owned());
-    let place = running.store.read(move |conn| Ok(cursor_of(conn, &key, &source)?)).await?;
+    let place = running.store.read(move |conn| Ok(place_of(conn, &key, &source, &[])?)).await?;
     let key = runner.key().to_owned();
     let parked = running.store.read(move |conn| Ok(events::count_parked(conn, &key)?)).await?;
-    let position = place.as_ref().map_or(0, |place| place.position);
+    let position = place.as_ref().map_or(0, Place::position);
     Ok(api::Policy {
         name: runner.key().to_owned(),
         sentence: policy.sentence().to_owned(),
         source: policy.source().to_owned(),
         types: policy.types().map(ToOwned::to_owned).collect(),
-        cursor: place.map(|place| api::Cursor {
-            epoch: place.epoch,
-            position: place.position.unsigned_abs(),
-        }),
+        cursor: place
+            .map(|place| api::Cursor { epoch: place.epoch, position: position.unsigned_abs() }),
         lag: runner.head().saturating_sub(position).max(0).unsigned_abs(),
         parked_count: u32::try_from(parked).unwrap_or(u32::MAX),
     })
+}
+
+fn describe_trimmed(done: events::Trimmed) -> api::TrimLogResponse {
+    let readers = done.readers.into_iter().map(|reader| api::LogReader {
+        policy: reader.policy,
+        cursor: Some(api::Cursor { epoch: reader.epoch, position: reader.position.unsigned_abs() }),
+        holds: reader.holds,
+    });
+    api::TrimLogResponse {
+        trimmed_count: done.count as u64,
+        trimmed_position: done.position.unsigned_abs(),
+        more: done.more,
+        readers: readers.collect(),
+    }
 }
 
 fn describe_edge(edge: &crate::client::Edge) -> api::Edge {

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
-use tonic::service::RoutesBuilder;
+use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::Instrument as _;
@@ -19,10 +19,12 @@ use crate::context::{Context, Kit, Wiring};
 use crate::contract::Contract;
 use crate::error::{Error, Result};
 use crate::registry::{Options, Registry, Running};
+use crate::replicas::Replica;
 use crate::server::{Access, Front, Listening, Served};
 use crate::store::{OpenError, Store};
+use crate::tasks::{Tasks, blocking};
 use crate::telemetry::Metrics;
-use crate::{admin, events, log_service, operations, saga};
+use crate::{admin, events, gathered, log_service, operations, saga};
 
 /// How long a context that stops may take to finish what it has begun.
 const FINISH: Duration = Duration::from_secs(10);
@@ -72,6 +74,31 @@ pub enum StartError {
 impl Mesh {
     /// A process that serves nothing yet. Refuses contracts that do not say who may call.
     pub fn new(options: Options) -> Result<Self> {
+        Self::with(options, |routes, registry| {
+            routes.add_service(log_service::service(Arc::downgrade(registry)));
+            routes.add_service(operations::service(Arc::downgrade(registry)));
+        })
+    }
+
+    /// A process that serves nothing itself: it passes customers' calls on to these contexts, wherever they are.
+    pub fn front_of(options: Options, contexts: &[&str]) -> Result<Self> {
+        let mesh = Self::with(options, |routes, registry| {
+            routes.add_service(gathered::service(Arc::downgrade(registry)));
+        })?;
+        mesh.registry.forward_to(contexts)?;
+        for (context, forward) in mesh.registry.forwards() {
+            let routes = Routes::from(axum::Router::new().fallback_service(forward.clone()));
+            mesh.registry.front.put(context, Some(Served { routes, tasks: Tasks::default() }));
+        }
+        let registry = Arc::downgrade(&mesh.registry);
+        drop(tokio::spawn(admin::tell_health_of_others(mesh.health.clone(), registry)));
+        Ok(mesh)
+    }
+
+    fn with(
+        options: Options,
+        own: impl FnOnce(&mut RoutesBuilder, &Arc<Registry>),
+    ) -> Result<Self> {
         let metrics = Metrics::new(Contract::ours()?)?;
         let verifier = Arc::new(Verifier::new(
             options.trust.clone(),
@@ -93,8 +120,7 @@ impl Mesh {
             routes.add_service(describe().build_v1().map_err(Error::internal)?);
             routes.add_service(describe().build_v1alpha().map_err(Error::internal)?);
         }
-        routes.add_service(log_service::service(Arc::downgrade(&registry)));
-        routes.add_service(operations::service(Arc::downgrade(&registry)));
+        own(&mut routes, &registry);
         registry.front.set_infrastructure(routes.routes());
         Ok(Self { registry, verifier, health })
     }
@@ -104,21 +130,22 @@ impl Mesh {
         self.verifier.read_keys_from(source);
     }
 
+    /// Waits until they are known, however long that takes. Nothing else waits for it.
+    pub async fn know_keys(&self) {
+        self.verifier.know_keys().await;
+    }
+
     /// Opens the context's store, wires it and serves it.
     pub async fn start(&self, context: &Context) -> Result<(), StartError> {
         let name = context.name.clone();
         let failed = |cause| StartError::Wiring { context: name.to_string(), cause };
-        let (file, migrations) = (self.registry.store_file(&name), (context.migrations)());
+        let at = self.registry.options.store_at(&name, &name);
+        let migrations = (context.migrations)();
         let opener = name.clone();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "opening a store runs migrations, before anybody waits"
-        )]
-        let store = tokio::task::spawn_blocking(move || Store::open(&opener, &file, migrations))
-            .await
-            .map_err(|error| failed(Error::internal(error)))??;
+        let open = move || Store::open(&opener, &at, migrations);
+        let store = blocking(open).await.map_err(failed)??;
 
-        let kit = Kit::new(name.clone(), store, self.registry.clone());
+        let kit = Kit::new(context.clone(), store, self.registry.clone());
         let outcome = self.wire(context, &kit).await;
         if outcome.is_err() {
             for store in kit.stores() {
@@ -148,6 +175,11 @@ impl Mesh {
                 }
             }));
         };
+        let replica = Replica::new(kit.store());
+        let (share, life) = replica.join();
+        if let Some(life) = life {
+            spawn(Box::pin(life));
+        }
         let mut runners = Vec::new();
         for policy in policies {
             let runner = Arc::new(events::Runner::new(
@@ -155,31 +187,37 @@ impl Mesh {
                 0,
                 kit.store(),
                 self.source_of(kit, "events"),
+                share.clone(),
             ));
             runners.push(runner.clone());
             spawn(Box::pin(runner.run()));
         }
         let view = view.map(|view| {
-            let supervisor = view.supervise(kit.store(), self.source_of(kit, "events"));
+            let supervisor =
+                view.supervise(kit.store(), self.source_of(kit, "events"), share.clone());
             let runners = supervisor.runners();
             spawn(Box::pin(supervisor.run()));
             runners
         });
         for (name, work) in loops {
-            spawn(Box::pin(
-                work.instrument(tracing::info_span!("background", context = %kit.name, name)),
-            ));
+            let work =
+                work.instrument(tracing::info_span!("background", context = %kit.name, name));
+            spawn(Box::pin(share.clone().lead(work)));
         }
         let sagas = std::mem::take(&mut *kit.sagas.lock().unwrap_or_else(PoisonError::into_inner));
         for saga in sagas {
-            spawn(Box::pin(async move { saga.sweep().await }));
+            spawn(Box::pin(share.clone().lead(async move { saga.sweep().await })));
         }
         let store = kit.store();
-        spawn(Box::pin(async move { housekeeping(store).await }));
+        spawn(Box::pin(share.clone().lead(housekeeping(store.clone()))));
+        if store.is_shared() {
+            spawn(Box::pin(share.lead(forget_steps(store))));
+        }
         spawn(Box::pin(admin::tell_health(self.health.clone(), kit.store())));
 
         let running = Running {
             store: kit.store(),
+            replica,
             policies: runners,
             view,
             stopping: kit.stopping.clone(),
@@ -208,6 +246,7 @@ impl Mesh {
         if let Err(error) = events::forget_crashes(&running.store).await {
             tracing::warn!(context, %error, "this stop counts as a crash for the events that were under way");
         }
+        running.replica.leave().await;
         for store in &running.stores {
             store.close().await;
         }
@@ -224,6 +263,17 @@ impl Mesh {
             store.crash().await;
         }
         self.retire(context).await;
+        self.faults().bury(context);
+    }
+
+    /// As if the process were gone: its parts let go of each other, and nothing is finished. Its tasks must have ended.
+    #[cfg(feature = "chaos")]
+    pub fn vanish(&self) {
+        let running = std::mem::take(&mut *self.registry.running());
+        for context in running.keys() {
+            self.registry.front.put(context, None);
+        }
+        self.registry.forget_edges();
     }
 
     /// What goes wrong on the way between contexts, for tests.
@@ -259,13 +309,23 @@ impl Mesh {
         let _ = tokio::time::timeout(patience, settled).await;
     }
 
+    /// Waits until every context that this process passes calls on to is ready.
+    pub async fn until_reached(&self) {
+        for forward in self.registry.forwards().values() {
+            while !forward.is_ready().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
     /// Tells health checks that this process is going, takes no more calls from outside, and lets streams end with a
     /// hint to come again.
     pub async fn drain(&self) {
-        for (name, _) in self.all_running() {
+        self.registry.front.drain();
+        let running = self.all_running().into_iter().map(|(name, _)| name);
+        for name in running.chain(self.registry.forwards().keys().cloned()) {
             self.health.set_service_status(&name, ServingStatus::NotServing).await;
         }
-        self.registry.front.drain();
         for (_, running) in self.all_running() {
             running.stopping.cancel();
         }
@@ -289,7 +349,7 @@ impl Mesh {
 
     /// Opens a port for calls from outside.
     pub async fn listen(&self, address: SocketAddr) -> std::io::Result<Listening> {
-        self.registry.front.listen(address).await
+        self.registry.front.listen(address, self.registry.options.port_tls.clone()).await
     }
 
     /// Opens a port for those who run this process: `/livez`, `/readyz`, `/metrics`. It is ready when each of
@@ -306,6 +366,18 @@ impl Mesh {
     /// A channel on behalf of a context of this process, or of the process itself (`turnstile`).
     pub fn channel(&self, caller: &str, callee: &str) -> Result<Channel> {
         self.registry.edge(caller, callee, "")
+    }
+}
+
+/// How often the steps of cursors are cleared away, where each is a row.
+const CLEARED: Duration = Duration::from_secs(10);
+
+async fn forget_steps(store: Store) {
+    loop {
+        tokio::time::sleep(CLEARED).await;
+        if let Err(error) = store.write(|tx| Ok(events::forget_steps(tx)?)).await {
+            tracing::debug!(context = store.context(), %error, "old steps of cursors stay");
+        }
     }
 }
 

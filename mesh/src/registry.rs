@@ -3,18 +3,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{MeshKey, Trust};
-use crate::client::{Channel, Edge, EdgeSettings, Transport};
+use crate::caller::FRONT;
+use crate::client::{Channel, Edge, EdgeSettings, Forward, Transport};
 use crate::error::{Error, Result};
 use crate::events::Runner;
+use crate::replicas::Replica;
 use crate::server::{Front, Limits};
-use crate::store::Store;
+use crate::store::{Schema, Store, StoreAt, Stores};
 use crate::tasks::Tasks;
+use crate::tls::Tls;
 
 /// How a process serves its contexts.
 #[derive(Clone)]
@@ -25,6 +28,10 @@ pub struct Options {
     pub trust: Trust,
     /// By which contexts in different processes know each other.
     pub mesh_key: Option<MeshKey>,
+    /// What it shows to contexts in other processes when it calls them; they are called in the clear without.
+    pub tls: Option<Arc<Tls>>,
+    /// What its port shows, and whether who calls must show something, too.
+    pub port_tls: Option<Arc<Tls>>,
     /// Customers call this process: methods for services do not exist for anybody outside of it.
     pub faces_customers: bool,
     /// Whether clients may ask which services there are.
@@ -34,6 +41,8 @@ pub struct Options {
     /// Where contexts of other processes are: `payment` at `http://payment:50051`. A name may stand for many addresses,
     /// and several may be given with blanks or `|` between them.
     pub endpoints: HashMap<String, String>,
+    /// Which contexts have their stores in a database.
+    pub stores: Stores,
     /// How much is taken on at once of what comes from outside.
     pub limits: Limits,
     /// How old an order that waits for a callee must be to be taken for a dead one.
@@ -53,12 +62,23 @@ impl Options {
             data: data.into(),
             trust: Trust::default(),
             mesh_key: None,
+            tls: None,
+            port_tls: None,
             faces_customers: true,
             reflection: true,
             edges: Arc::new(|_| EdgeSettings::default()),
             endpoints: HashMap::new(),
+            stores: Stores::default(),
             limits: Limits::default(),
             sweep_after: Duration::from_secs(30),
+        }
+    }
+
+    /// Where a store of a context is: its own, of the same name, or one apart.
+    pub fn store_at(&self, context: &str, store: &str) -> StoreAt {
+        match self.stores.database_of(context) {
+            Some(url) => StoreAt::Postgres(Schema::new(url, store)),
+            None => StoreAt::File(self.data.join(format!("{store}.sqlite"))),
         }
     }
 }
@@ -69,6 +89,8 @@ pub(crate) struct Registry {
     pub(crate) front: Front,
     running: Mutex<BTreeMap<String, Arc<Running>>>,
     edges: Mutex<BTreeMap<String, Arc<Edge>>>,
+    /// The contexts of other processes that customers reach here, by name.
+    forwards: OnceLock<BTreeMap<String, Forward>>,
     /// One backup at a time: two would hold each other's writers.
     pub(crate) backing_up: tokio::sync::Mutex<()>,
 }
@@ -76,6 +98,7 @@ pub(crate) struct Registry {
 /// A context that runs.
 pub(crate) struct Running {
     pub(crate) store: Store,
+    pub(crate) replica: Replica,
     pub(crate) policies: Vec<Arc<Runner>>,
     /// Those of its view change with each generation.
     pub(crate) view: Option<Arc<Mutex<Vec<Arc<Runner>>>>>,
@@ -92,6 +115,7 @@ impl Registry {
             front,
             running: Mutex::default(),
             edges: Mutex::default(),
+            forwards: OnceLock::new(),
             backing_up: tokio::sync::Mutex::default(),
         }
     }
@@ -101,14 +125,35 @@ impl Registry {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(feature = "chaos")]
+    pub(crate) fn forget_edges(&self) {
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The edges that there are, by name.
     pub(crate) fn edges(&self) -> Vec<Arc<Edge>> {
         self.edges.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Where the store of a context is.
-    pub(crate) fn store_file(&self, context: &str) -> PathBuf {
-        self.options.data.join(format!("{context}.sqlite"))
+    /// Passes customers' calls on to these contexts, from now on; none may fill the process alone.
+    pub(crate) fn forward_to(&self, contexts: &[&str]) -> Result<()> {
+        let mut forwards = BTreeMap::new();
+        for context in contexts {
+            let endpoint = self.options.endpoints.get(*context).map(String::as_str);
+            let transport =
+                Transport::new(FRONT, context, self.front.clone(), &self.options, endpoint)
+                    .map_err(Error::internal)?;
+            let calls = self.options.limits.calls.div_ceil(2);
+            forwards.insert((*context).to_owned(), Forward::new(context, transport, calls));
+        }
+        let _ = self.forwards.set(forwards);
+        Ok(())
+    }
+
+    /// The contexts that customers' calls are passed on to.
+    pub(crate) fn forwards(&self) -> &BTreeMap<String, Forward> {
+        static NONE: BTreeMap<String, Forward> = BTreeMap::new();
+        self.forwards.get().unwrap_or(&NONE)
     }
 
     /// The edge between two contexts; the same one for the same purpose.
@@ -120,9 +165,8 @@ impl Registry {
         }
         let options = &self.options;
         let endpoint = options.endpoints.get(callee).map(String::as_str);
-        let transport =
-            Transport::new(caller, callee, self.front.clone(), options.mesh_key.clone(), endpoint)
-                .map_err(Error::internal)?;
+        let transport = Transport::new(caller, callee, self.front.clone(), options, endpoint)
+            .map_err(Error::internal)?;
         let mut settings = (options.edges)(&format!("{caller}->{callee}"));
         if !purpose.is_empty() {
             settings.timeout = Duration::from_secs(30);

@@ -12,7 +12,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -28,9 +28,10 @@ use crate::caller::Caller;
 use crate::cause::Cause;
 use crate::client::is_certainly_not_sent;
 use crate::error::{Error, Result};
+use crate::planted::{Bug, planted};
 use crate::scope::Scope;
 use crate::store::schema::mesh_intent;
-use crate::store::{Conn, Page, Store, Tx, fingerprint, update};
+use crate::store::{Conn, Page, Store, Tx, fingerprint, id_of, insert, update};
 use crate::tasks::Tasks;
 use crate::time::micros;
 
@@ -79,8 +80,6 @@ pub struct Saga<S> {
     steps: Arc<S>,
     tasks: Tasks,
     sweep_after: Duration,
-    #[cfg(feature = "chaos")]
-    faults: crate::chaos::Faults,
 }
 
 impl<S> Clone for Saga<S> {
@@ -90,8 +89,6 @@ impl<S> Clone for Saga<S> {
             steps: self.steps.clone(),
             tasks: self.tasks.clone(),
             sweep_after: self.sweep_after,
-            #[cfg(feature = "chaos")]
-            faults: self.faults.clone(),
         }
     }
 }
@@ -102,12 +99,26 @@ impl<S> fmt::Debug for Saga<S> {
     }
 }
 
-/// Between two steps, where a test may let the context die.
-macro_rules! step {
-    ($saga:expr, $site:literal) => {
+/// What is done between two steps. A test may have it fail instead, or have it done twice.
+macro_rules! part {
+    ($saga:expr, $part:literal, $work:expr) => {{
         #[cfg(feature = "chaos")]
-        $saga.faults.reach($saga.store.context(), $site).await;
-    };
+        {
+            use crate::chaos::Fate;
+            match $saga.store.steps().fate($part) {
+                Fate::Done => $work.await,
+                Fate::DoneTwice => match $work.await {
+                    Ok(_) => $work.await,
+                    failure => failure,
+                },
+                Fate::Fails => Err(Error::unavailable("what is to fail")),
+            }
+        }
+        #[cfg(not(feature = "chaos"))]
+        {
+            $work.await
+        }
+    }};
 }
 
 /// What is known of the callee's part after a call that failed.
@@ -170,20 +181,7 @@ enum Sent<O, A> {
 
 impl<S: CallThenRegister> Saga<S> {
     pub(crate) fn new(store: Store, steps: S, tasks: Tasks, sweep_after: Duration) -> Self {
-        Self {
-            store,
-            steps: Arc::new(steps),
-            tasks,
-            sweep_after,
-            #[cfg(feature = "chaos")]
-            faults: crate::chaos::Faults::default(),
-        }
-    }
-
-    #[cfg(feature = "chaos")]
-    pub(crate) fn with_faults(mut self, faults: crate::chaos::Faults) -> Self {
-        self.faults = faults;
-        self
+        Self { store, steps: Arc::new(steps), tasks, sweep_after }
     }
 
     /// Carries the command out: `decide` makes the order, the callee does its part, the order is registered. The same
@@ -193,11 +191,12 @@ impl<S: CallThenRegister> Saga<S> {
         C: Command,
         F: FnOnce(&mut Tx<'_>) -> Result<S::Order> + Send + 'static,
     {
-        let cause = Cause::current(&command.request_id().to_lowercase());
+        let cause = Cause::current(&id_of(command));
         let order = match self.store_intent(caller, command, cause.clone(), decide).await? {
             Sent::New(order) => order,
             Sent::Answered(answer) => return Ok(answer),
         };
+        step!(self.store, "saga.kept");
         let (reply, answer) = oneshot::channel();
         // Who sends the command again only asks for what this one call came to: its retries are ours.
         let (saga, scope) = (self.clone(), Scope { retry_owner: None, ..Scope::current() });
@@ -246,21 +245,20 @@ impl<S: CallThenRegister> Saga<S> {
                     };
                 }
                 let order = decide(tx)?;
-                diesel::insert_into(mesh_intent::table)
-                    .values((
-                        mesh_intent::name.eq(S::name(&order)),
-                        mesh_intent::command.eq(S::COMMAND),
-                        mesh_intent::caller.eq(caller),
-                        mesh_intent::request_id.eq(&cause.id),
-                        mesh_intent::hash.eq(hash),
-                        mesh_intent::state.eq(PENDING),
-                        mesh_intent::intent_order.eq(order.encode_to_vec()),
-                        mesh_intent::answer.eq(Vec::new()),
-                        mesh_intent::undo_attempts.eq(0),
-                        mesh_intent::last_failure.eq(""),
-                        mesh_intent::time.eq(micros(tx.now())),
-                    ))
-                    .execute(&mut **tx)?;
+                let row = (
+                    mesh_intent::name.eq(S::name(&order)),
+                    mesh_intent::command.eq(S::COMMAND),
+                    mesh_intent::caller.eq(caller),
+                    mesh_intent::request_id.eq(&cause.id),
+                    mesh_intent::hash.eq(hash),
+                    mesh_intent::state.eq(PENDING),
+                    mesh_intent::intent_order.eq(order.encode_to_vec()),
+                    mesh_intent::answer.eq(Vec::new()),
+                    mesh_intent::undo_attempts.eq(0),
+                    mesh_intent::last_failure.eq(""),
+                    mesh_intent::time.eq(micros(tx.now())),
+                );
+                insert(mesh_intent::table, row).execute(tx)?;
                 Ok(Sent::New(order))
             })
             .await
@@ -273,12 +271,17 @@ impl<S: CallThenRegister> Saga<S> {
         cause: Cause,
         reply: oneshot::Sender<Result<S::Answer>>,
     ) {
-        step!(self, "saga.stored");
-        let called = self.steps.call(order.clone()).await;
-        step!(self, "saga.called");
+        step!(self.store, "saga.stored");
+        let called = part!(self, "saga.call", self.steps.call(order.clone()));
+        step!(self.store, "saga.called");
         let answer = match called {
             // A client that gave up is no reason to give the money back: from here on there is no deadline.
-            Ok(()) => Scope::default().around(self.register(order.clone(), cause)).await,
+            Ok(()) => {
+                step!(self.store, "saga.registering");
+                let register =
+                    || Scope::default().around(self.register(order.clone(), cause.clone()));
+                part!(self, "saga.register", register())
+            }
             Err(error) => match outcome_of(&error) {
                 Outcome::Refused => self.refuse(&order, error, true).await,
                 Outcome::NotNow => self.refuse(&order, error, false).await,
@@ -288,11 +291,11 @@ impl<S: CallThenRegister> Saga<S> {
                 }
             },
         };
-        step!(self, "saga.registered");
+        step!(self.store, "saga.registered");
         // Registered and refused are settled; everything else must be undone, and is once VOIDING is stored.
         if answer.is_err() && Scope::default().around(self.void(&order)).await {
             let _ = reply.send(answer);
-            step!(self, "saga.voiding");
+            step!(self.store, "saga.voiding");
             Scope::default().around(self.undo(order)).await;
             return;
         }
@@ -312,8 +315,9 @@ impl<S: CallThenRegister> Saga<S> {
                     mesh_intent::answer.eq(answer.encode_to_vec()),
                 );
                 let pending = in_state(&name, PENDING);
+                let registered = update(mesh_intent::table, pending, values).execute(tx)?;
                 // Voided meanwhile: nothing of it is kept.
-                if update(mesh_intent::table, pending, values).execute(&mut **tx)? == 0 {
+                if registered == 0 && !planted(Bug::RegisterUnchecked) {
                     return Err(Error::Changed(name));
                 }
                 Ok(answer)
@@ -345,6 +349,7 @@ impl<S: CallThenRegister> Saga<S> {
         if let Err(error) = stored {
             tracing::warn!(%error, "a refusal was not stored: the sweeper ends the order");
         }
+        step!(self.store, "saga.refused");
         Err(status.into())
     }
 
@@ -361,8 +366,8 @@ impl<S: CallThenRegister> Saga<S> {
     /// Step 3c, second half: undone when, and only when, the callee says so.
     async fn undo(&self, order: S::Order) {
         let name = S::name(&order).to_owned();
-        let failure = self.steps.undo(order).await.err();
-        step!(self, "saga.undone");
+        let failure = part!(self, "saga.undo", self.steps.undo(order.clone())).err();
+        step!(self.store, "saga.undone");
         let outcome = self
             .store
             .write(move |tx| match failure {
@@ -383,11 +388,12 @@ impl<S: CallThenRegister> Saga<S> {
         if let Err(error) = outcome {
             tracing::warn!(%error, "the end of an undo was not stored: it will be repeated");
         }
+        step!(self.store, "saga.voided");
     }
 
     /// Voids what is too old, and undoes what is voided; both are found in the store alone.
     async fn sweep_once(&self) -> Result<()> {
-        let before = micros(SystemTime::now() - self.sweep_after);
+        let before = micros(crate::now() - self.sweep_after);
         let open = self
             .store
             .read(|conn| {
@@ -413,7 +419,7 @@ impl<S: CallThenRegister> Saga<S> {
                     return tracing::error!(order = %name, "an intent cannot be read");
                 };
                 if state == VOIDING || self.void(&order).await {
-                    step!(self, "saga.voiding");
+                    step!(self.store, "saga.voiding");
                     self.undo(order).await;
                 }
             })
@@ -425,7 +431,7 @@ impl<S: CallThenRegister> Saga<S> {
 /// Compare and set: whether it was `from`.
 fn set_state(tx: &mut Tx<'_>, name: &str, from: &str, to: &str) -> Result<bool> {
     let to = mesh_intent::state.eq(to);
-    Ok(update(mesh_intent::table, in_state(name, from), to).execute(&mut **tx)? == 1)
+    Ok(update(mesh_intent::table, in_state(name, from), to).execute(tx)? == 1)
 }
 
 /// The intent with this name, if it is in this state.
@@ -498,7 +504,7 @@ pub(crate) fn count_intents(conn: &mut Conn) -> QueryResult<[(&'static str, i64)
 
 /// Forgets orders that ended and whose request nobody will send again: how many.
 pub(crate) async fn forget_old_intents(store: &Store, age: Duration) -> Result<usize> {
-    let before = micros(SystemTime::now() - age);
+    let before = micros(crate::now() - age);
     // What has ended does not change any more, so a reader may look for it, which goes through all of them.
     let old: Vec<String> = store
         .read(move |conn| {
@@ -522,11 +528,15 @@ pub(crate) async fn forget_old_intents(store: &Store, age: Duration) -> Result<u
 
 #[cfg(test)]
 mod tests {
-    use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+    use diesel_migrations::embed_migrations;
 
     use super::*;
+    use crate::store::{Migrations, StoreAt};
 
-    const MIGRATIONS: EmbeddedMigrations = embed_migrations!("tests/migrations");
+    const MIGRATIONS: Migrations = Migrations {
+        sqlite: embed_migrations!("tests/migrations/sqlite"),
+        postgres: embed_migrations!("tests/migrations/postgres"),
+    };
 
     #[derive(QueryableByName)]
     struct Step {
@@ -538,7 +548,7 @@ mod tests {
     async fn open_orders_are_found_without_a_look_at_all_the_others() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("identity.sqlite");
-        let store = Store::open("identity", &file, MIGRATIONS).unwrap();
+        let store = Store::open("identity", &StoreAt::File(file), MIGRATIONS).unwrap();
         let plan = store.read(|conn| {
             let query = format!("EXPLAIN QUERY PLAN SELECT name FROM mesh_intent WHERE {OPEN}");
             Ok(diesel::sql_query(query).load::<Step>(conn)?)

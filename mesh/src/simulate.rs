@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use rand::Rng as _;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -26,7 +27,7 @@ impl Delay {
 
     /// One such time.
     pub fn draw(&self) -> Duration {
-        Duration::from_millis(rand::random_range(self.0.clone()))
+        Duration::from_millis(crate::rng().random_range(self.0.clone()))
     }
 }
 

@@ -8,7 +8,21 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::error::{Error, Result};
 use crate::telemetry;
+
+/// Has a thread do what blocks; whoever asks has bounded it. In a simulation it is done here and now.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    #[cfg(feature = "chaos")]
+    if crate::world::is_simulated() {
+        crate::world::pause().await;
+        return Ok(work());
+    }
+    #[expect(clippy::disallowed_methods, reason = "this is the place")]
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+}
 
 /// The tasks of a context, so that none outlives it.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +39,10 @@ impl Tasks {
     {
         let task = self.tracker.spawn(telemetry::along(task.in_current_span()));
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        handles.retain(|handle| !handle.is_finished());
+        // Only before it would grow: with many under way, each look at all of them must pay.
+        if handles.len() == handles.capacity() {
+            handles.retain(|handle| !handle.is_finished());
+        }
         handles.push(task.abort_handle());
         task
     }

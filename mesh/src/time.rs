@@ -1,6 +1,16 @@
-//! Times as stores keep them.
+//! What time it is, and times as stores keep them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What time it is: by the clock of this machine, or by the simulation's where a test runs in one.
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
+pub fn now() -> SystemTime {
+    #[cfg(feature = "chaos")]
+    if let Some(now) = crate::world::now() {
+        return now;
+    }
+    SystemTime::now()
+}
 
 /// Microseconds since 1970, UTC: how times are kept in every store.
 pub fn micros(time: SystemTime) -> i64 {

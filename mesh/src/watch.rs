@@ -20,6 +20,7 @@ use tonic::Status;
 
 use crate::error::{Error, Result};
 use crate::events::{by_subject, read_revision};
+use crate::planted::{Bug, planted};
 use crate::store::{Conn, Store};
 
 /// How often a stream without news says that it is alive.
@@ -109,6 +110,7 @@ fn states<W: Watched>(
             for event in news {
                 state.take(&event)?;
                 seen = event.sequence;
+                step!(store, "watch.before_tell");
                 yield state.tell();
                 if state.is_final() {
                     return;
@@ -155,12 +157,18 @@ where
     L: Fn(&mut Conn) -> Result<V> + Clone + Send + Sync + 'static,
 {
     // Subscribed before the first look: what is committed in between is not missed.
-    let (heads, store) = (store.head(), store.clone());
+    let (mut heads, store) = (store.head(), store.clone());
     let look = move || {
         let (store, look) = (store.clone(), look.clone());
-        async move { store.read(look).await }
+        async move {
+            step!(store, "watch.before_look");
+            store.read(look).await
+        }
     };
     let now = look().await?;
+    if planted(Bug::SnapshotBeforeSubscribing) {
+        heads.mark_unchanged();
+    }
     Ok(Box::pin(values(heads, stopping, now, look)))
 }
 

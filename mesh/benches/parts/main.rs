@@ -3,6 +3,8 @@
 //! - `store`: durable commands and reads through a store, beside diesel on one plain SQLite connection;
 //! - `events`: from a committed event to its committed effect in another context, beside plain SQLite writing the rows
 //!   of both;
+//! - `postgres`: commands and events on a server of its own, beside plain SQL and pgbench writing the same rows;
+//!   `PARTS_PINNED_SECONDS` (10) is how long a forgotten transaction keeps what was replaced from being cleared away;
 //! - `breaker`: admitting a call and recording its outcome, beside a counter behind a lock;
 //! - `calls`: a call of another context in this process through a whole edge, beside calling its service object, and
 //!   beside tonic over loopback TCP;
@@ -11,8 +13,8 @@
 //!
 //! Each call is sent when the one before it was answered. `PARTS_SECONDS` (3) is the time of each measurement; words
 //! behind `--` choose parts: `cargo bench -p mesh -- store calls`. What is measured is a release but for one thing: the
-//! testing kit turns on the feature `chaos`, which asks twice behind a lock, for each call within the process, whether
-//! something is to go wrong with it.
+//! testing kit turns on the feature `chaos`, which asks a few times, for each call within the process, whether something
+//! is to go wrong with it.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -22,6 +24,7 @@
 mod breaker;
 mod calls;
 mod events;
+mod postgres;
 mod server;
 mod stand_in;
 mod store;
@@ -48,6 +51,9 @@ async fn main() {
     }
     if is_wanted("events") {
         events::measure(time).await;
+    }
+    if is_wanted("postgres") {
+        postgres::measure(time).await;
     }
     if is_wanted("breaker") {
         breaker::measure(time);

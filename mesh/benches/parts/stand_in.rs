@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex};
 use diesel::connection::SimpleConnection as _;
 use diesel::dsl::max;
 use diesel::prelude::*;
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Context, Policy, Store, Wiring};
+use diesel_migrations::embed_migrations;
+use mesh::{Context, Migrations, Policy, Store, Wiring};
 use proto::payment::v1::payment_service_server::PaymentService;
 use proto::payment::v1::*;
 use tonic::{Request, Response, Status};
 
-pub(crate) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("tests/migrations");
+pub(crate) const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("tests/migrations/sqlite"),
+    postgres: embed_migrations!("tests/migrations/postgres"),
+};
 
 diesel::table! {
     handled (id) {
@@ -63,7 +66,7 @@ pub(crate) fn plain_store(file: &Path) -> SqliteConnection {
     let tables = [
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;",
         include_str!("../../migrations/sqlite/0000_mesh/up.sql"),
-        include_str!("../../tests/migrations/0001_handled/up.sql"),
+        include_str!("../../tests/migrations/sqlite/0001_handled/up.sql"),
     ];
     conn.batch_execute(&tables.concat()).expect("tables");
     conn

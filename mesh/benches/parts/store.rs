@@ -56,9 +56,9 @@ async fn commands(store: &Store, writers: usize, time: Duration) -> f64 {
     let done = repeat(writers, time, move |_| {
         let store = store.clone();
         async move {
-            let write = store.write(|tx| {
-                let Conn::Sqlite(conn) = &mut **tx;
-                Ok(insert(conn)?)
+            let write = store.write(|tx| match &mut **tx {
+                Conn::Sqlite(sqlite) => Ok(insert(sqlite)?),
+                Conn::Postgres(_) => Err(mesh::Error::internal("these stores are files")),
             });
             write.await.expect("a commit");
         }

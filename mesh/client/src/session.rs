@@ -132,6 +132,7 @@ impl Held {
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", tokens.access_token)).ok()?;
         bearer.set_sensitive(true);
         let end = tokens.access_token_expire_time.and_then(|end| SystemTime::try_from(end).ok())?;
+        #[expect(clippy::disallowed_methods, reason = "a client knows nothing of the kit")]
         let life = end.duration_since(SystemTime::now()).unwrap_or_default();
         let renew_at = Instant::now() + life.saturating_sub(BEFORE_THE_END.min(life / 4));
         Some(Self { bearer, renew_at })

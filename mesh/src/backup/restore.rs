@@ -6,9 +6,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
-
-use uuid::Uuid;
 
 use super::{
     BackupError, FORMAT, MANIFEST, Manifest, copy_all, is_beside, list, make_private, store_file,
@@ -99,13 +96,14 @@ fn begin_epochs(
         }
         let mut copy = Closed::open(&file).map_err(failed())?;
         let context = contexts.iter().find(|context| *context.name == *store.name);
-        copy.check(&file, &store.name, context.map(|context| (context.migrations)()).as_ref())?;
+        let migrations = context.map(|context| (context.migrations)().sqlite);
+        copy.check(&file, &store.name, migrations.as_ref())?;
         let facts = copy.facts().map_err(failed())?;
         if (&facts.context, &facts.epoch, facts.head) != (&store.name, &store.epoch, store.head) {
             let message = format!("{} is not the copy that was taken", store.name);
             return Err(BackupError::NotOneMoment(message));
         }
-        epochs.insert(store.name.clone(), (facts, Uuid::now_v7().to_string()));
+        epochs.insert(store.name.clone(), (facts, crate::uuid().to_string()));
         copies.push((store.name.as_str(), copy));
     }
     let others: Vec<_> = epochs
@@ -139,7 +137,7 @@ fn swap(data: &Path, coming: &Path) -> Result<Option<PathBuf>, BackupError> {
     let there: Vec<_> = list(data)?.into_iter().filter(is_data).collect();
     let mut aside = None;
     if !there.is_empty() {
-        let folder = data.join(format!("{ASIDE}{}", micros(SystemTime::now())));
+        let folder = data.join(format!("{ASIDE}{}", micros(crate::now())));
         make_private(&folder)?;
         for file in there {
             into(&file, &folder)?;

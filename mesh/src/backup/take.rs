@@ -32,7 +32,7 @@ impl Taking {
             data: data.to_owned(),
             name: name.to_owned(),
             copies: Vec::new(),
-            time: SystemTime::now(),
+            time: crate::now(),
             held: 0,
         };
         if taking.target().exists() {
@@ -63,7 +63,7 @@ impl Taking {
 
     /// The moment: nothing is committed anywhere while `held` is there.
     fn fix(&mut self, held: Vec<Hold>, since: Instant) -> Result<(), BackupError> {
-        self.time = SystemTime::now();
+        self.time = crate::now();
         for (store, copy) in &mut self.copies {
             copy.fix().map_err(BackupError::of(format!("reading {store}")))?;
         }

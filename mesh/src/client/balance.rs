@@ -2,8 +2,8 @@
 //!
 //! An address that nobody answers at, or that fails several calls in a row, is left out for a while (5 s, growing to a
 //! minute), then tried with one call at a time; a success brings it back. Where all are left out, all are used: a
-//! guess is better than a refusal. A call that was surely not sent goes on to the next address at once, and a retry
-//! prefers one where it was not tried yet.
+//! guess is better than a refusal. A call that was surely not sent, or not begun by a server that stops, goes on to the
+//! next address at once, and a retry prefers one where it was not tried yet.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,24 +11,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
+use hyper_util::rt::TokioIo;
+use rand::Rng as _;
 use rand::seq::{IteratorRandom as _, SliceRandom as _};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Code;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::call::code_of;
-use super::resolve::{Places, dns};
-use super::{Call, Failure, Reply};
+use super::resolve::Places;
+use super::{Call, Failure, Reply, STOPPING};
+use crate::error::Error;
+use crate::planted::{Bug, planted};
+use crate::tls::Tls;
+use crate::{net, rng};
 
 /// So many failures in a row leave an address out.
 const IN_A_ROW: u32 = 5;
 /// For how long the first time; each time after it twice as long.
 const LEFT_OUT: Duration = Duration::from_secs(5);
 const LEFT_OUT_AT_MOST: Duration = Duration::from_secs(60);
+
+/// How much of a stream may be under way, and how much of all streams of a connection.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1 << 30;
+/// How long a connection may take whose both sides show who they are.
+const SECURED: Duration = Duration::from_secs(2);
 
 /// All addresses of a callee. Cheap to clone.
 #[derive(Clone)]
@@ -39,15 +52,17 @@ pub(super) struct Balance {
 
 struct Inner {
     callee: Arc<str>,
+    tls: Option<Arc<Tls>>,
     /// `None` before the first look-up.
     addresses: watch::Sender<Option<Arc<[Arc<Address>]>>>,
     failed: Notify,
 }
 
 impl Balance {
-    pub(super) fn new(callee: &str, places: Places) -> Self {
+    pub(super) fn new(callee: &str, places: Places, tls: Option<Arc<Tls>>) -> Self {
         let inner = Arc::new(Inner {
             callee: callee.into(),
+            tls,
             addresses: watch::Sender::new(None),
             failed: Notify::new(),
         });
@@ -67,6 +82,10 @@ impl Balance {
             let outcome = match visit.address.send(request()).await {
                 Ok(response) => Reply::collect(response).await,
                 Err(failure) => Err(failure),
+            };
+            let outcome = match outcome {
+                Ok(reply) if reply.is_of_a_stop() => Err(stops(&self.inner.callee)),
+                outcome => outcome,
             };
             let verdict = match &outcome {
                 Ok(reply) if reply.code == Code::Unavailable && !reply.is_fallback() => {
@@ -93,7 +112,12 @@ impl Balance {
     ) -> Result<http::Response<Body>, Failure> {
         let tried = Tried::default();
         let visit = self.visit(&tried, None).await?;
-        let outcome = visit.address.send(request).await;
+        let outcome = match visit.address.send(request).await {
+            Ok(response) if response.headers().contains_key(STOPPING) => {
+                Err(stops(&self.inner.callee))
+            }
+            outcome => outcome,
+        };
         let verdict = match &outcome {
             Ok(response) if code_of(response.headers()) == Some(Code::Unavailable) => {
                 Verdict::Failed
@@ -103,12 +127,14 @@ impl Balance {
             Err(_) => Verdict::Failed,
         };
         self.judge(&visit, verdict, &tried);
-        // For as long as the stream is open, it is under way.
-        let open = move |error| {
+        // For as long as the stream is open, it is under way. One that breaks may be opened again: what is wrong with
+        // what it tells comes in its trailers.
+        let callee = self.inner.callee.clone();
+        let broken = move |_| {
             let _ = &visit;
-            error
+            Status::from(Error::unavailable(&callee))
         };
-        Ok(outcome?.map(|body| Body::new(body.map_err(open))))
+        Ok(outcome?.map(|body| Body::new(body.map_err(broken))))
     }
 
     /// Chooses an address.
@@ -145,12 +171,14 @@ impl Inner {
                 let before = known.take().unwrap_or_else(|| Arc::new([]));
                 let after = found.iter().map(|at| {
                     let same = before.iter().find(|address| address.at == *at).cloned();
-                    same.unwrap_or_else(|| Arc::new(Address::new(*at, &self.callee)))
+                    same.unwrap_or_else(|| {
+                        Arc::new(Address::new(*at, &self.callee, self.tls.clone()))
+                    })
                 });
                 *known = Some(after.collect());
             });
         };
-        places.follow(dns, &self.failed, take).await;
+        places.follow(net::look_up, &self.failed, take).await;
     }
 }
 
@@ -169,9 +197,9 @@ fn choose(addresses: &[Arc<Address>], tried: &Tried, now: Instant) -> Option<Arc
     let new = |address: &Address| !failed_at.contains(&address.at);
     let pick = |wanted: &dyn Fn(&Address) -> bool| {
         let wanted = addresses.iter().filter(|address| wanted(address));
-        let mut two = wanted.choose_multiple(&mut rand::rng(), 2);
+        let mut two = wanted.choose_multiple(&mut rng(), 2);
         // Of equals the first would be taken, always the same.
-        two.shuffle(&mut rand::rng());
+        two.shuffle(&mut rng());
         two.into_iter().min_by_key(|address| address.under_way.load(Ordering::Relaxed)).cloned()
     };
     pick(&|address| new(address) && address.is_in_use(now))
@@ -251,8 +279,8 @@ struct Health {
 }
 
 impl Address {
-    fn new(at: SocketAddr, callee: &str) -> Self {
-        let (channel, under_way) = (connect(at, callee), AtomicUsize::new(0));
+    fn new(at: SocketAddr, callee: &str, tls: Option<Arc<Tls>>) -> Self {
+        let (channel, under_way) = (connect(at, callee, tls), AtomicUsize::new(0));
         Self { at, channel, under_way, health: Mutex::default() }
     }
 
@@ -295,7 +323,7 @@ impl Health {
             return None;
         }
         let time = (LEFT_OUT * 2_u32.pow(self.times_left_out.min(4))).min(LEFT_OUT_AT_MOST);
-        let time = time.mul_f64(rand::random_range(0.8..1.2));
+        let time = time.mul_f64(rng().random_range(0.8..1.2));
         self.times_left_out += 1;
         self.left_out_until = Some(now + time);
         Some(time)
@@ -304,15 +332,34 @@ impl Health {
 
 /// A connection that finds out by itself when the other side is gone (trap T-17). Calls name the context they are for,
 /// wherever it is: the kit's own services are answered for several.
-fn connect(at: SocketAddr, callee: &str) -> Channel {
-    Endpoint::from(http_uri(&at.to_string()))
+fn connect(at: SocketAddr, callee: &str, tls: Option<Arc<Tls>>) -> Channel {
+    let ask_every = Duration::from_secs(if planted(Bug::NoKeepalive) { 3600 } else { 5 });
+    let endpoint = Endpoint::from(http_uri(&at.to_string()))
         .origin(http_uri(callee))
         .connect_timeout(Duration::from_millis(300))
-        .http2_keep_alive_interval(Duration::from_secs(5))
+        .http2_keep_alive_interval(ask_every)
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-        .connect_lazy()
+        // Of a stream that nobody reads so much is sent and no more, and the others on the connection are not held up.
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .tcp_nodelay(true);
+    let Some(tls) = tls else { return net::connect_lazily(endpoint, at) };
+    let callee = callee.to_owned();
+    let secured = tower::service_fn(move |_: http::Uri| {
+        let (tls, callee) = (tls.clone(), callee.clone());
+        async move {
+            let socket = TcpStream::connect(at).await?;
+            socket.set_nodelay(true)?;
+            tls.connect(socket, &callee).await.map(TokioIo::new)
+        }
+    });
+    endpoint.connect_timeout(SECURED).connect_with_connector_lazy(secured)
+}
+
+/// A server that stops has not begun what it was asked for.
+fn stops(callee: &str) -> Failure {
+    Failure::NotSent(format!("{callee} is stopping"))
 }
 
 fn http_uri(authority: &str) -> http::Uri {
@@ -340,7 +387,7 @@ mod tests {
 
     fn addresses(count: u8) -> Vec<Arc<Address>> {
         let at = |last| SocketAddr::from(([10, 0, 0, last], 50051));
-        (1..=count).map(|last| Arc::new(Address::new(at(last), "payment"))).collect()
+        (1..=count).map(|last| Arc::new(Address::new(at(last), "payment", None))).collect()
     }
 
     /// The addresses that a hundred choices fall on.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::STOPPING;
 use super::balance::Tried;
 use crate::contract::Rule;
 use crate::error::{reason_of, retry_delay_of};
@@ -45,6 +46,17 @@ impl Call {
             request.headers_mut().insert("grpc-timeout", timeout);
         }
         request
+    }
+
+    /// The mistake of giving it another `request_id`: the first thing in it that can be one.
+    #[cfg(feature = "chaos")]
+    pub(super) fn rename(&mut self) {
+        let mut body = self.body.to_vec();
+        let is_id = |text: &[u8]| uuid::Uuid::try_parse_ascii(text).is_ok();
+        if let Some(at) = body.windows(36).position(is_id) {
+            body[at..at + 36].copy_from_slice(crate::uuid().to_string().as_bytes());
+        }
+        self.body = body.into();
     }
 
     /// Whether another attempt would go to an address that has not failed it yet.
@@ -96,6 +108,11 @@ impl Reply {
         self.status()
             .and_then(|status| reason_of(&status))
             .is_some_and(|reason| reason.ends_with("_BUSY"))
+    }
+
+    /// Whether the callee did nothing but say that it stops.
+    pub(super) fn is_of_a_stop(&self) -> bool {
+        self.parts.headers.contains_key(STOPPING)
     }
 
     /// `grpc-retry-pushback-ms`, or the `RetryInfo` of the status.

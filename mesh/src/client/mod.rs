@@ -12,6 +12,7 @@ mod call;
 mod deadline;
 mod edge;
 mod fallback;
+mod forward;
 mod guard;
 mod resolve;
 mod retry;
@@ -26,9 +27,13 @@ pub use deadline::{Deadline, DeadlineLayer};
 pub(crate) use edge::Edge;
 pub use edge::{Channel, EdgeSettings, NotServed, is_certainly_not_sent};
 pub use fallback::{busy_reason, fallback};
+pub(crate) use forward::Forward;
 pub use guard::{BreakerLayer, Breakers, Guarded};
+pub use resolve::{BadEndpoint, Scheme, check_endpoint};
 pub use retry::{Retry, RetryLayer};
 pub(crate) use transport::Transport;
 
 /// Names who sends a call again where that can help: nobody further down does, too (trap T-18).
 pub(crate) const RETRY_OWNER: HeaderName = HeaderName::from_static("turnstile-retry-owner");
+/// Says with a refusal that nothing of the call was begun, since the process stops: another one may do it.
+pub(crate) const STOPPING: &str = "turnstile-stopping";

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use rand::Rng as _;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::Code;
 use tower::retry::budget::{Budget as _, TpsBudget};
@@ -19,6 +20,8 @@ use tower::{Layer, Service};
 
 use super::call::Pushback;
 use super::{Call, Failure, Reply};
+#[cfg(feature = "chaos")]
+use crate::planted::{Bug, planted};
 
 /// How often a call is sent at the most.
 const ATTEMPTS: u32 = 3;
@@ -50,7 +53,7 @@ impl RetryLayer {
         let least = least_pause(call, outcome).filter(|_| attempts < ATTEMPTS)?;
         let backoff = match call.can_go_elsewhere() {
             true => Duration::ZERO,
-            false => (BACKOFF * attempts).mul_f64(rand::random()),
+            false => (BACKOFF * attempts).mul_f64(crate::rng().random()),
         };
         let pause = least.max(backoff);
         let left = call.deadline.saturating_duration_since(Instant::now());
@@ -172,6 +175,10 @@ where
                 *this.pause = None;
                 again.attempts += 1;
                 again.policy.count.fetch_add(1, Ordering::Relaxed);
+                #[cfg(feature = "chaos")]
+                if planted(Bug::NewRequestIdOnRetry) {
+                    again.call.rename();
+                }
                 this.attempt.set(again.inner.call(again.call.clone()));
             }
             let outcome = ready!(this.attempt.as_mut().poll(cx));

@@ -8,13 +8,14 @@ use tokio::time::Instant;
 use tonic::body::Body;
 
 use super::balance::{Balance, Tried};
-use super::resolve::{BadEndpoint, Places};
+use super::resolve::{BadEndpoint, Places, Scheme};
 use super::{Call, Failure, Reply};
 use crate::auth::MeshKey;
 use crate::caller::{LocalPeer, SERVICE_HEADER};
 #[cfg(feature = "chaos")]
 use crate::chaos::Strike;
 use crate::contract::Rule;
+use crate::registry::Options;
 use crate::server::Front;
 
 /// The way from one context to another.
@@ -23,6 +24,8 @@ pub(crate) struct Transport {
     way: Way,
     #[cfg(feature = "chaos")]
     faults: crate::chaos::Faults,
+    #[cfg(feature = "chaos")]
+    steps: crate::step::Steps,
 }
 
 enum Way {
@@ -36,21 +39,27 @@ impl Transport {
         caller: &str,
         callee: &str,
         front: Front,
-        key: Option<MeshKey>,
+        options: &Options,
         endpoint: Option<&str>,
     ) -> Result<Self, BadEndpoint> {
         #[cfg(feature = "chaos")]
         let faults = front.faults().clone();
         let way = match endpoint {
             None => Way::Here { front, peer: LocalPeer(caller.into()) },
-            Some(endpoint) => Way::There {
-                balance: Balance::new(callee, Places::read(endpoint)?),
-                proof: key.map(|key| Proof::new(key, caller, callee)),
-            },
+            Some(endpoint) => {
+                let (tls, key) = (options.tls.clone(), options.mesh_key.clone());
+                let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+                Way::There {
+                    balance: Balance::new(callee, Places::read(endpoint, scheme)?, tls),
+                    proof: key.map(|key| Proof::new(key, caller, callee)),
+                }
+            }
         };
         Ok(Self {
             callee: callee.into(),
             way,
+            #[cfg(feature = "chaos")]
+            steps: crate::step::Steps::of(caller, &faults),
             #[cfg(feature = "chaos")]
             faults,
         })
@@ -98,6 +107,17 @@ impl Transport {
         self.among_faults(rule, answer).await
     }
 
+    /// Asks the callee's process something that is in no contract of ours: about its health.
+    pub(super) async fn ask(
+        &self,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Failure> {
+        match &self.way {
+            Way::Here { front, peer } => self.send_here(front, peer, request).await,
+            Way::There { balance, .. } => balance.open(request).await,
+        }
+    }
+
     async fn send_here(
         &self,
         front: &Front,
@@ -127,11 +147,15 @@ impl Transport {
         if matches!(strike, Strike::Break) {
             return Err(Failure::Broken("as planned".to_owned()));
         }
+        step!(self.steps, "client.before_send");
         let answer = answer.await;
-        if matches!(strike, Strike::LoseReply) {
-            return std::future::pending().await;
+        self.faults.pass_reply(&rule.method).await;
+        step!(self.steps, "client.after_receive");
+        match strike {
+            Strike::LoseReply => std::future::pending().await,
+            Strike::BreakReply => Err(Failure::Broken("as planned".to_owned())),
+            Strike::Miss | Strike::Break => answer,
         }
-        answer
     }
 
     #[cfg(not(feature = "chaos"))]

@@ -9,66 +9,81 @@ use std::time::Duration;
 
 use proto::mesh::v1 as api;
 
-use super::parking::{self, Verdict};
+use super::cursor::{Place, Step};
+use super::parking::Verdict;
 use super::policy::{Handler, LocalHandler};
 use super::runner::{Backoff, Runner, signed};
 use crate::cause::Cause;
 use crate::error::{Error, Result};
+use crate::planted::{Bug, planted};
 use crate::store::Tx;
 use crate::telemetry;
 
 impl Runner {
-    /// Gives the events of a stretch their effect, and moves the cursor from `from` over it.
+    /// Gives the events of a stretch their effect, and moves the cursors over it.
     pub(super) async fn apply(
         self: &Arc<Self>,
-        epoch: &str,
-        mut from: i64,
+        place: &mut Place,
         batch: api::SubscribeResponse,
     ) -> Result<()> {
         let upto = signed(batch.to_position);
-        let events = Arc::new(batch.events);
+        let wanted = batch.events.into_iter().filter(|event| place.wants(event));
+        let events: Arc<Vec<_>> = Arc::new(wanted.collect());
+        place.read = place.read.max(upto);
         if self.careful.load(Ordering::Relaxed) == 0 || events.is_empty() {
-            match self.apply_whole(epoch, from, upto, &events).await {
-                Ok(()) => return Ok(()),
+            let step = place.step(events.iter(), upto);
+            if step.is_empty() {
+                return Ok(());
+            }
+            match self.apply_whole(&step, &events).await {
+                Ok(()) => {
+                    place.take(&step);
+                    self.handled.fetch_add(events.len() as u64, Ordering::Relaxed);
+                    return Ok(());
+                }
                 Err(error) if self.is_fenced(&error) => return Err(error),
                 Err(error) => tracing::debug!(policy = %self.key, %error, "a batch is split"),
             }
         }
         for index in 0..events.len() {
+            let event = &events[index];
             let last = index + 1 == events.len();
-            let to = if last { upto } else { signed(events[index].position) };
-            self.apply_one(epoch, from, to, events[index].clone()).await?;
-            from = to;
+            let step = place.step([event], if last { upto } else { signed(event.position) });
+            self.apply_one(&step, event.clone()).await?;
+            place.take(&step);
+            self.handled.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 
     async fn apply_whole(
         self: &Arc<Self>,
-        epoch: &str,
-        from: i64,
-        upto: i64,
+        step: &Step,
         events: &Arc<Vec<api::Event>>,
     ) -> Result<()> {
-        let (runner, events, epoch) = (self.clone(), events.clone(), epoch.to_owned());
-        self.store
-            .write_because(Cause::default(), move |tx| {
-                for event in events.iter() {
-                    runner.react(tx, event)?;
-                }
-                runner.advance(tx, &epoch, from, upto)
-            })
-            .await
+        let (runner, events, step) = (self.clone(), events.clone(), step.clone());
+        step!(self.store, "policy.before_effect");
+        let outcome = self.store.write_because(Cause::default(), move |tx| {
+            for event in events.iter() {
+                runner.react(tx, event)?;
+            }
+            step_within!(runner.store, "policy.after_effect");
+            runner.advance(tx, &step)?;
+            step_within!(runner.store, "policy.after_cursor");
+            Ok(())
+        });
+        outcome.await?;
+        step!(self.store, "policy.after_commit");
+        Ok(())
     }
 
-    async fn apply_one(
-        self: &Arc<Self>,
-        epoch: &str,
-        from: i64,
-        upto: i64,
-        event: api::Event,
-    ) -> Result<()> {
+    async fn apply_one(self: &Arc<Self>, step: &Step, event: api::Event) -> Result<()> {
         let event = Arc::new(event);
+        let mut step = step.clone();
+        if planted(Bug::CursorBeforeEffect) {
+            let (runner, early) = (self.clone(), std::mem::take(&mut step));
+            self.store.write(move |tx| runner.advance(tx, &early)).await?;
+        }
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let care = self.takes_care();
         let mut verdict = Verdict::Try;
@@ -80,7 +95,8 @@ impl Runner {
                 Verdict::Try => None,
                 Verdict::Park { attempts, failure } => Some((*attempts, failure.clone())),
             };
-            let (runner, subject, place) = (self.clone(), event.clone(), epoch.to_owned());
+            let (runner, subject, step) = (self.clone(), event.clone(), step.clone());
+            step!(self.store, "policy.before_effect");
             let outcome = self
                 .store
                 .write_because(Cause::default(), move |tx| {
@@ -90,10 +106,14 @@ impl Runner {
                             runner.park(tx, &subject, &failure, attempts)?
                         }
                     }
-                    parking::forget_attempts(tx, &runner.key, &subject.event_id)?;
-                    runner.advance(tx, &place, from, upto)
+                    runner.forget_attempts_in(tx, &subject.event_id)?;
+                    step_within!(runner.store, "policy.after_effect");
+                    runner.advance(tx, &step)?;
+                    step_within!(runner.store, "policy.after_cursor");
+                    Ok(())
                 })
                 .await;
+            step!(self.store, "policy.after_commit");
             match outcome {
                 Ok(()) => return Ok(()),
                 Err(error) if self.is_fenced(&error) => return Err(error),

@@ -3,21 +3,24 @@
 //! The events of one subject follow each other; different subjects do not wait for one another. The cursor is the
 //! low-water mark: everything up to it is done. A crash repeats what is above it, with calls that can be repeated.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use proto::mesh::v1 as api;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::Streaming;
 use tracing::Instrument as _;
 
-use super::parking::{self, Verdict};
+use super::cursor::Place;
+use super::parking::Verdict;
 use super::policy::Handler;
-use super::runner::{Backoff, Place, Runner, signed};
+use super::runner::{Backoff, Runner, signed};
 use crate::error::{Error, Result};
 use crate::store::words;
 use crate::telemetry;
@@ -29,8 +32,9 @@ struct Window {
     runner: Arc<Runner>,
     /// By subject: what is under way, and what waits behind it.
     queues: HashMap<String, VecDeque<Arc<api::Event>>>,
-    pending: BTreeSet<i64>,
-    received: i64,
+    /// By position, the partition of what is not done, and of what is done and has not moved a cursor yet.
+    pending: BTreeMap<i64, i32>,
+    settled: BTreeMap<i64, i32>,
     tasks: JoinSet<Result<(String, i64)>>,
     places: Arc<Semaphore>,
 }
@@ -39,37 +43,55 @@ impl Runner {
     pub(super) async fn follow_calling(
         self: &Arc<Self>,
         mut stream: Streaming<api::SubscribeResponse>,
-        place: Place,
+        mut place: Place,
+        until: Instant,
     ) -> Result<()> {
-        let mut stored = place.position;
+        let mut stored = place.position();
         let mut window = Window {
             runner: self.clone(),
             queues: HashMap::new(),
-            pending: BTreeSet::new(),
-            received: place.position,
+            pending: BTreeMap::new(),
+            settled: BTreeMap::new(),
             tasks: JoinSet::new(),
             places: Arc::new(Semaphore::new(self.policy.window)),
         };
         loop {
+            let mut quiet = false;
             tokio::select! {
-                batch = self.next_batch(&mut stream, &place.epoch, window.received),
-                    if window.pending.len() < PENDING =>
-                {
+                batch = self.next_batch(&mut stream, &place), if window.pending.len() < PENDING => {
                     match batch? {
-                        Some(batch) => window.take(batch),
+                        Some(batch) => {
+                            quiet = batch.events.is_empty();
+                            window.take(&mut place, batch);
+                        }
                         None => return Ok(()),
                     }
                 }
                 Some(done) = window.tasks.join_next() => {
-                    let (subject, position) = done.map_err(Error::internal)??;
-                    window.settle(&subject, position);
+                    let mut next = Some(done);
+                    while let Some(done) = next {
+                        let (subject, position) = done.map_err(Error::internal)??;
+                        window.settle(&subject, position);
+                        self.handled.fetch_add(1, Ordering::Relaxed);
+                        next = window.tasks.try_join_next();
+                    }
                 }
             }
-            let done = window.pending.first().map_or(window.received, |first| first - 1);
-            if done > stored {
-                let (runner, epoch) = (self.clone(), place.epoch.clone());
-                self.store.write(move |tx| runner.advance(tx, &epoch, stored, done)).await?;
-                stored = done;
+            let done = window.pending.keys().next().map_or(place.read, |first| first - 1);
+            // Where nothing happens, partitions without events of their own catch up.
+            if done > stored || quiet {
+                let (runner, step) =
+                    (self.clone(), place.step_in(&window.settled_upto(done), done));
+                if !step.is_empty() {
+                    place.take(&step);
+                    step!(self.store, "calling.before_cursor");
+                    self.store.write(move |tx| runner.advance(tx, &step)).await?;
+                    step!(self.store, "calling.after_cursor");
+                    stored = done;
+                }
+            }
+            if window.pending.is_empty() && Instant::now() > until {
+                return Ok(());
             }
         }
     }
@@ -92,11 +114,14 @@ impl Runner {
                     .store
                     .write(move |tx| {
                         runner.park(tx, &event, &failure, attempts)?;
-                        parking::forget_attempts(tx, &runner.key, &event.event_id)
+                        runner.forget_attempts_in(tx, &event.event_id)
                     })
                     .await;
             }
-            match self.call_once(&event).await {
+            step!(self.store, "calling.before_call");
+            let called = self.call_once(&event).await;
+            step!(self.store, "calling.after_call");
+            match called {
                 Ok(()) => return self.forget_attempts(&event).await,
                 Err(error) if error.is_passing() => {
                     tracing::debug!(policy = %self.key, event = %event.event_id, %error, "an event waits for what it needs");
@@ -137,17 +162,18 @@ impl Runner {
 }
 
 impl Window {
-    fn take(&mut self, batch: api::SubscribeResponse) {
-        for event in batch.events {
+    fn take(&mut self, place: &mut Place, batch: api::SubscribeResponse) {
+        for event in batch.events.into_iter().filter(|event| place.wants(event)) {
             let event = Arc::new(event);
-            self.pending.insert(signed(event.position));
+            let partition = i32::try_from(event.partition).unwrap_or_default();
+            self.pending.insert(signed(event.position), partition);
             let queue = self.queues.entry(event.subject.clone()).or_default();
             queue.push_back(event.clone());
             if queue.len() == 1 {
                 self.spawn(event);
             }
         }
-        self.received = self.received.max(signed(batch.to_position));
+        place.read = place.read.max(signed(batch.to_position));
     }
 
     fn spawn(&mut self, event: Arc<api::Event>) {
@@ -159,8 +185,16 @@ impl Window {
         });
     }
 
+    /// The partitions of what is done up to here; it is forgotten.
+    fn settled_upto(&mut self, done: i64) -> Vec<i32> {
+        let later = self.settled.split_off(&(done + 1));
+        std::mem::replace(&mut self.settled, later).into_values().collect()
+    }
+
     fn settle(&mut self, subject: &str, position: i64) {
-        self.pending.remove(&position);
+        if let Some(partition) = self.pending.remove(&position) {
+            self.settled.insert(position, partition);
+        }
         let Some(queue) = self.queues.get_mut(subject) else { return };
         queue.pop_front();
         match queue.front().cloned() {

@@ -49,6 +49,11 @@ pub(crate) fn timestamp(micros: i64) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: micros.div_euclid(1_000_000), nanos }
 }
 
+/// The other way round.
+pub(crate) fn micros_of(time: &prost_types::Timestamp) -> i64 {
+    time.seconds * 1_000_000 + i64::from(time.nanos / 1000)
+}
+
 /// The events of the positions `after + 1` to `upto`, by position.
 pub(crate) fn stretch(
     conn: &mut Conn,

@@ -7,9 +7,11 @@
 
 mod batch;
 mod calling;
+mod cursor;
 mod log;
 mod parking;
 mod policy;
+mod readers;
 mod runner;
 mod view;
 
@@ -19,10 +21,12 @@ use std::time::SystemTime;
 
 use proto::mesh::v1 as api;
 
-pub(crate) use log::{Wanted, by_subject, stretch, timestamp};
+pub(crate) use cursor::{ALL, Place, forget_steps, place_of};
+pub(crate) use log::{Wanted, by_subject, micros_of, stretch, timestamp};
 pub(crate) use parking::{Parked, ParkedRow, count_parked, forget_crashes, list_parked};
 pub use policy::{Calling, Policy, Whenever, calling, whenever};
-pub(crate) use runner::{Runner, cursor_of};
+pub(crate) use readers::{Trimmed, refuse_trimmed, remember, trim};
+pub(crate) use runner::Runner;
 pub use view::{Discard, Generations, View};
 
 use crate::cause::Cause;

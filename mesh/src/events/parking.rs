@@ -21,7 +21,7 @@ const FAILURES: i32 = 5;
 /// How often it may take the process with it.
 const CRASHES: i32 = 20;
 
-/// The subjects whose events have to wait. Only a hint: the table decides.
+/// The subjects whose events have to wait, or the events that are in trouble. Only a hint: the table decides.
 pub(crate) type Parked = Arc<Mutex<HashSet<String>>>;
 
 pub(super) fn lock(parked: &Parked) -> MutexGuard<'_, HashSet<String>> {
@@ -112,6 +112,7 @@ impl Runner {
         change: impl FnOnce(&mut (i32, i32)) + Send + 'static,
     ) -> Result<(i32, i32)> {
         let (key, event_id) = (self.key.clone(), event.event_id.clone());
+        lock(&self.counted).insert(event_id.clone());
         self.store
             .write(move |tx| {
                 let row = mesh_attempt::table.find((&key, &event_id));
@@ -137,21 +138,18 @@ impl Runner {
             .await
     }
 
-    pub(super) async fn forget_attempts(&self, event: &api::Event) -> Result<()> {
-        let (key, event_id) = (self.key.clone(), event.event_id.clone());
-        let find = (key.clone(), event_id.clone());
-        let tried = self
-            .store
-            .read(move |conn| {
-                Ok(diesel::select(exists(mesh_attempt::table.find(find)))
-                    .get_result::<bool>(conn)?)
-            })
-            .await?;
-        if tried {
-            self.store.write(move |tx| forget_attempts(tx, &key, &event_id)).await
-        } else {
-            Ok(())
+    pub(super) async fn forget_attempts(self: &Arc<Self>, event: &api::Event) -> Result<()> {
+        if !lock(&self.counted).contains(&event.event_id) {
+            return Ok(());
         }
+        let (runner, event_id) = (self.clone(), event.event_id.clone());
+        self.store.write(move |tx| runner.forget_attempts_in(tx, &event_id)).await
+    }
+
+    pub(super) fn forget_attempts_in(&self, tx: &mut Tx<'_>, event_id: &str) -> Result<()> {
+        lock(&self.counted).remove(event_id);
+        diesel::delete(mesh_attempt::table.find((&self.key, event_id))).execute(&mut **tx)?;
+        Ok(())
     }
 
     /// Puts an event aside. `failure` is empty for one that only waits behind another.
@@ -269,16 +267,20 @@ pub(crate) async fn forget_crashes(store: &Store) -> Result<()> {
         .await
 }
 
-pub(super) fn forget_attempts(tx: &mut Tx<'_>, key: &str, event_id: &str) -> Result<()> {
-    diesel::delete(mesh_attempt::table.find((key, event_id))).execute(&mut **tx)?;
-    Ok(())
-}
-
 /// The subjects of which events are parked.
 pub(super) fn subjects(conn: &mut Conn, key: &str) -> Result<HashSet<String>> {
     let rows: Vec<String> = mesh_parked::table
         .filter(mesh_parked::policy.eq(key))
         .select(mesh_parked::subject)
+        .load(conn)?;
+    Ok(rows.into_iter().collect())
+}
+
+/// The events of which attempts are counted.
+pub(super) fn counted(conn: &mut Conn, key: &str) -> Result<HashSet<String>> {
+    let rows: Vec<String> = mesh_attempt::table
+        .filter(mesh_attempt::policy.eq(key))
+        .select(mesh_attempt::event_id)
         .load(conn)?;
     Ok(rows.into_iter().collect())
 }

@@ -1,26 +1,31 @@
 //! Runs one policy: follows the source's log from the policy's cursor, for as long as the context runs.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diesel::prelude::*;
 use proto::mesh::v1 as api;
 use proto::mesh::v1::event_service_client::EventServiceClient;
+use rand::Rng as _;
+use tokio::time::Instant;
 use tonic::Streaming;
 
+use super::cursor::{self, ALL, Place, Step, place_of};
 use super::policy::{Policy, Start};
-use super::{Generations, Parked, Sources};
+use super::{Generations, Parked, Sources, parking};
 use crate::error::{Error, Result, reason_of};
+use crate::replicas::Share;
 use crate::store::schema::{mesh_attempt, mesh_cursor, mesh_parked};
-use crate::store::{Conn, Store, Tx, update};
+use crate::store::{Conn, Store, Tx};
 
-/// One process has all partitions.
-const ALL: i32 = -1;
 /// After a start so many events are handled one by one, each counted before it is tried: if one of them kills the
 /// process, the count is there after the next start. No batch is larger.
 pub(super) const CAREFUL: usize = 256;
+
+/// How long it follows a log before it comes again, so that the log knows how far it is: what is behind it may be trimmed.
+const COME_AGAIN: Duration = Duration::from_secs(5 * 60);
 
 /// A policy at work.
 #[derive(Debug)]
@@ -32,9 +37,14 @@ pub(crate) struct Runner {
     pub(super) generation: i32,
     pub(super) store: Store,
     pub(super) parked: Parked,
+    /// The events of which the attempts are counted. Only a hint, as above.
+    pub(super) counted: Parked,
     pub(super) careful: AtomicUsize,
     sources: SourcesOf,
+    /// Which partitions are handled here.
+    share: Share,
     head: AtomicI64,
+    pub(super) handled: AtomicU64,
 }
 
 struct SourcesOf(Sources);
@@ -45,15 +55,14 @@ impl std::fmt::Debug for SourcesOf {
     }
 }
 
-/// A cursor as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) epoch: String,
-    pub(crate) position: i64,
-}
-
 impl Runner {
-    pub(crate) fn new(policy: Policy, generation: i32, store: Store, sources: Sources) -> Self {
+    pub(crate) fn new(
+        policy: Policy,
+        generation: i32,
+        store: Store,
+        sources: Sources,
+        share: Share,
+    ) -> Self {
         let key = key_of(store.context(), policy.name, generation);
         Self {
             policy,
@@ -61,9 +70,12 @@ impl Runner {
             generation,
             store,
             parked: Arc::new(Mutex::new(HashSet::new())),
+            counted: Arc::new(Mutex::new(HashSet::new())),
             careful: AtomicUsize::new(CAREFUL),
             sources: SourcesOf(sources),
+            share,
             head: AtomicI64::new(0),
+            handled: AtomicU64::new(0),
         }
     }
 
@@ -73,6 +85,11 @@ impl Runner {
 
     pub(crate) fn key(&self) -> &str {
         &self.key
+    }
+
+    /// How many events were dealt with in this process, parked ones among them.
+    pub(crate) fn handled(&self) -> u64 {
+        self.handled.load(Ordering::Relaxed)
     }
 
     /// The end of the source's log, as far as it has been heard of.
@@ -90,10 +107,8 @@ impl Runner {
             };
             if let Err(error) = ended {
                 match &error {
-                    Error::Status(status)
-                        if reason_of(status).as_deref() == Some("EPOCH_CHANGED") =>
-                    {
-                        tracing::error!(policy = %self.key, %error, "the source was restored: this policy stands still");
+                    error if let Some(fate) = fate_of_the_log(error) => {
+                        tracing::error!(policy = %self.key, %error, "the source was {fate}: this policy stands still");
                     }
                     error if error.is_passing() => {
                         tracing::debug!(policy = %self.key, %error, "the policy subscribes again")
@@ -110,22 +125,45 @@ impl Runner {
     async fn prepare(&self) -> Result<()> {
         self.take_over_former_cursor().await?;
         let key = self.key.clone();
-        let parked = self.store.read(move |conn| super::parking::subjects(conn, &key)).await?;
-        *super::parking::lock(&self.parked) = parked;
+        let known = move |conn: &mut Conn| {
+            Ok((parking::subjects(conn, &key)?, parking::counted(conn, &key)?))
+        };
+        let (parked, counted) = self.store.read(known).await?;
+        *parking::lock(&self.parked) = parked;
+        *parking::lock(&self.counted) = counted;
         Ok(())
     }
 
+    /// Follows the log in the partitions that are handled here, for as long as they are.
     async fn follow(self: &Arc<Self>, backoff: &mut Backoff) -> Result<()> {
-        let place = self.place().await?;
+        let mut share = self.share.clone();
+        let partitions = share.take();
+        if partitions.is_empty() {
+            share.changed().await;
+            return Ok(());
+        }
+        tokio::select! {
+            ended = self.follow_in(&partitions, backoff) => ended,
+            () = share.changed() => Ok(()),
+        }
+    }
+
+    async fn follow_in(
+        self: &Arc<Self>,
+        partitions: &Arc<[i32]>,
+        backoff: &mut Backoff,
+    ) -> Result<()> {
+        let place = self.place(partitions).await?;
+        let named = partitions.iter().filter(|partition| **partition != ALL);
         let request = api::SubscribeRequest {
             source: self.policy.source.clone(),
             policy: self.key.clone(),
             after: place.as_ref().map(|place| api::Cursor {
                 epoch: place.epoch.clone(),
-                position: place.position.unsigned_abs(),
+                position: place.position().unsigned_abs(),
             }),
             types: self.policy.types().map(ToOwned::to_owned).collect(),
-            partitions: Vec::new(),
+            partitions: named.map(|partition| partition.unsigned_abs()).collect(),
             from_now: self.policy.start == Start::Now,
         };
         let channel = (self.sources.0)(&self.policy.source)?;
@@ -134,28 +172,30 @@ impl Runner {
             .subscribe(request)
             .await?
             .into_inner();
+        // The first answer says which life of the log this is, and where we begin.
+        let first =
+            next(&mut stream).await?.ok_or_else(|| Error::unavailable(&self.policy.source))?;
         let place = match place {
-            Some(place) => place,
-            // The first answer says which log this is, and where we begin.
+            Some(place) if place.epoch == first.epoch => Some(place),
+            Some(_) => {
+                self.go_on_in(first.epoch).await?;
+                self.place(partitions).await?
+            }
             None => {
-                let first = next(&mut stream)
-                    .await?
-                    .ok_or_else(|| Error::unavailable(&self.policy.source))?;
-                let place = Place { epoch: first.epoch, position: signed(first.from_position) - 1 };
-                self.begin_at(place.clone()).await?;
-                place
+                self.begin_at(first.epoch, signed(first.from_position) - 1).await?;
+                self.place(partitions).await?
             }
         };
+        let Some(mut place) = place else { return Err(Error::Changed(self.key.clone())) };
         backoff.reset();
+        let until = Instant::now() + COME_AGAIN;
         if self.policy.calls() {
-            return self.follow_calling(stream, place).await;
+            return self.follow_calling(stream, place, until).await;
         }
-        let mut position = place.position;
-        while let Some(batch) = self.next_batch(&mut stream, &place.epoch, position).await? {
-            let upto = signed(batch.to_position);
-            if upto > position {
-                self.apply(&place.epoch, position, batch).await?;
-                position = upto;
+        while let Some(batch) = self.next_batch(&mut stream, &place).await? {
+            self.apply(&mut place, batch).await?;
+            if Instant::now() > until {
+                break;
             }
         }
         Ok(())
@@ -165,31 +205,33 @@ impl Runner {
     pub(super) async fn next_batch(
         &self,
         stream: &mut Streaming<api::SubscribeResponse>,
-        epoch: &str,
-        position: i64,
+        place: &Place,
     ) -> Result<Option<api::SubscribeResponse>> {
         let Some(batch) = next(stream).await? else { return Ok(None) };
-        if batch.epoch != epoch || signed(batch.from_position) != position + 1 {
+        step!(self.store, "policy.received");
+        if batch.epoch != place.epoch || signed(batch.from_position) != place.read + 1 {
             return Err(Error::internal(format!(
-                "a gap in the log of {}: at {position} of {epoch} came {} of {}",
-                self.policy.source, batch.from_position, batch.epoch
+                "a gap in the log of {}: at {} of {} came {} of {}",
+                self.policy.source, place.read, place.epoch, batch.from_position, batch.epoch
             )));
         }
         self.head.store(signed(batch.head_position), Ordering::Relaxed);
         Ok(Some(batch))
     }
 
-    async fn place(&self) -> Result<Option<Place>> {
+    async fn place(&self, partitions: &Arc<[i32]>) -> Result<Option<Place>> {
         let (key, source) = (self.key.clone(), self.policy.source.clone());
-        self.store.read(move |conn| Ok(cursor_of(conn, &key, &source)?)).await
+        let partitions = partitions.clone();
+        self.store.read(move |conn| Ok(place_of(conn, &key, &source, &partitions)?)).await
     }
 
-    /// The last position that is behind this policy.
+    /// The last position that is behind this policy, whoever handles it.
     pub(crate) async fn position(&self) -> Result<i64> {
-        Ok(self.place().await?.map_or(0, |place| place.position))
+        let everywhere: Arc<[i32]> = Arc::from([]);
+        Ok(self.place(&everywhere).await?.map_or(0, |place| place.position()))
     }
 
-    async fn begin_at(&self, place: Place) -> Result<()> {
+    async fn begin_at(&self, epoch: String, position: i64) -> Result<()> {
         let (key, source, generation) =
             (self.key.clone(), self.policy.source.clone(), self.generation);
         self.store
@@ -198,31 +240,27 @@ impl Runner {
                 if generation > 0 && generation < Generations::current(tx)? {
                     return Err(Error::Changed(key));
                 }
-                diesel::insert_into(mesh_cursor::table)
-                    .values((
-                        mesh_cursor::policy.eq(key),
-                        mesh_cursor::source.eq(source),
-                        mesh_cursor::partition.eq(ALL),
-                        mesh_cursor::epoch.eq(place.epoch),
-                        mesh_cursor::position.eq(place.position),
-                    ))
-                    .execute(&mut **tx)?;
+                // Another process may have been faster.
+                if place_of(tx, &key, &source, &[])?.is_none() {
+                    cursor::begin(tx, &key, &source, &epoch, position)?;
+                }
                 Ok(())
             })
             .await
     }
 
-    /// Moves the cursor in the transaction of the effect. Refuses when it is not where we think: somebody else moved
-    /// it, and has had the effect.
-    pub(super) fn advance(&self, tx: &mut Tx<'_>, epoch: &str, from: i64, upto: i64) -> Result<()> {
-        let cursor = mesh_cursor::policy
-            .eq(&self.key)
-            .and(mesh_cursor::source.eq(&self.policy.source))
-            .and(mesh_cursor::partition.eq(ALL));
-        let place = mesh_cursor::epoch.eq(epoch).and(mesh_cursor::position.eq(from));
-        let upto = mesh_cursor::position.eq(upto);
-        let moved = update(mesh_cursor::table, cursor.and(place), upto).execute(&mut **tx)?;
-        if moved == 1 { Ok(()) } else { Err(Error::Changed(self.key.clone())) }
+    async fn go_on_in(&self, epoch: String) -> Result<()> {
+        let (key, source) = (self.key.clone(), self.policy.source.clone());
+        self.store.write(move |tx| Ok(cursor::go_on_in(tx, &key, &source, &epoch)?)).await
+    }
+
+    /// Moves the cursors in the transaction of the effect. Refuses when they are not where we think.
+    pub(super) fn advance(&self, tx: &mut Tx<'_>, step: &Step) -> Result<()> {
+        if cursor::advance(tx, &self.key, &self.policy.source, step)? {
+            Ok(())
+        } else {
+            Err(Error::Changed(self.key.clone()))
+        }
     }
 
     /// Whether an error says that the cursor is not ours any more.
@@ -237,7 +275,7 @@ impl Runner {
         let (key, source) = (self.key.clone(), self.policy.source.clone());
         self.store
             .write(move |tx| {
-                if cursor_of(tx, &key, &source)?.is_none() {
+                if place_of(tx, &key, &source, &[])?.is_none() {
                     diesel::update(mesh_cursor::table.filter(mesh_cursor::policy.eq(&former)))
                         .set(mesh_cursor::policy.eq(&key))
                         .execute(&mut **tx)?;
@@ -254,22 +292,22 @@ impl Runner {
     }
 }
 
+/// What happened to a log in which a policy cannot go on.
+fn fate_of_the_log(error: &Error) -> Option<&'static str> {
+    let Error::Status(status) = error else { return None };
+    match reason_of(status)?.as_str() {
+        "EPOCH_CHANGED" => Some("restored"),
+        "CURSOR_TRIMMED" => Some("trimmed"),
+        _ => None,
+    }
+}
+
 pub(super) fn key_of(context: &str, name: &str, generation: i32) -> String {
     if generation == 0 {
         format!("{context}/{name}")
     } else {
         format!("{context}/{name}@{generation}")
     }
-}
-
-/// Where a policy is in a source's log.
-pub(crate) fn cursor_of(conn: &mut Conn, key: &str, source: &str) -> QueryResult<Option<Place>> {
-    let place: Option<(String, i64)> = mesh_cursor::table
-        .find((key, source, ALL))
-        .select((mesh_cursor::epoch, mesh_cursor::position))
-        .first(conn)
-        .optional()?;
-    Ok(place.map(|(epoch, position)| Place { epoch, position }))
 }
 
 async fn next(
@@ -300,7 +338,7 @@ impl Backoff {
     }
 
     pub(crate) async fn wait(&mut self) {
-        let pause = self.next.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        let pause = self.next.mul_f64(0.5 + crate::rng().random::<f64>() / 2.0);
         self.next = (self.next * 2).min(self.most);
         tokio::time::sleep(pause).await;
     }

@@ -12,9 +12,11 @@ use diesel::prelude::*;
 use tokio::task::JoinSet;
 
 use super::Sources;
+use super::cursor::place_of;
 use super::policy::Policy;
-use super::runner::{Runner, cursor_of, key_of};
+use super::runner::{Runner, key_of};
 use crate::error::Result;
+use crate::replicas::Share;
 use crate::store::schema::{mesh_attempt, mesh_cursor, mesh_parked, mesh_view};
 use crate::store::{Conn, Store, Tx};
 
@@ -68,8 +70,8 @@ impl View {
         &self.policies
     }
 
-    pub(crate) fn supervise(self, store: Store, sources: Sources) -> Supervisor {
-        Supervisor { view: self, store, sources, runners: Arc::default() }
+    pub(crate) fn supervise(self, store: Store, sources: Sources, share: Share) -> Supervisor {
+        Supervisor { view: self, store, sources, share, runners: Arc::default() }
     }
 }
 
@@ -78,6 +80,7 @@ pub(crate) struct Supervisor {
     view: View,
     store: Store,
     sources: Sources,
+    share: Share,
     runners: Arc<Mutex<Vec<Arc<Runner>>>>,
 }
 
@@ -103,6 +106,7 @@ impl Supervisor {
     async fn look(&self, generations: &mut Vec<(i32, JoinSet<()>)>) -> Result<()> {
         let (mut current, building) = self.store.read(|conn| Ok(both(conn)?)).await?;
         if building != current && self.swap(current, building).await? {
+            step!(self.store, "view.after_swap");
             tracing::info!(
                 context = self.store.context(),
                 generation = building,
@@ -132,8 +136,13 @@ impl Supervisor {
     fn spawn(&self, generation: i32) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         for policy in &self.view.policies {
-            let runner =
-                Runner::new(policy.clone(), generation, self.store.clone(), self.sources.clone());
+            let runner = Runner::new(
+                policy.clone(),
+                generation,
+                self.store.clone(),
+                self.sources.clone(),
+                self.share.clone(),
+            );
             let runner = Arc::new(runner);
             lock(&self.runners).push(runner.clone());
             tasks.spawn(runner.run());
@@ -143,6 +152,7 @@ impl Supervisor {
 
     /// Makes the new generation the current one, if each of its policies is as far as the old one's.
     async fn swap(&self, current: i32, building: i32) -> Result<bool> {
+        step!(self.store, "view.before_swap");
         let context = self.store.context().to_owned();
         let policies = self.view.policies.clone();
         let heads: HashMap<_, _> = lock(&self.runners)
@@ -154,17 +164,16 @@ impl Supervisor {
             .write(move |tx| {
                 for policy in &policies {
                     let mut at = |generation| {
-                        cursor_of(tx, &key_of(&context, policy.name, generation), &policy.source)
+                        let key = key_of(&context, policy.name, generation);
+                        place_of(tx, &key, &policy.source, &[])
                     };
                     let (old, new) = (at(current)?, at(building)?);
                     let caught_up = match (&old, &new) {
                         (None, _) => true,
-                        (Some(old), Some(new)) if new.epoch == old.epoch => {
-                            new.position >= old.position
-                        }
+                        (Some(old), Some(new)) if new.epoch == old.epoch => !new.is_behind(old),
                         // The source was restored, and the old one stands still: what counts is the log as it is now.
                         (Some(_), Some(new)) => {
-                            heads.get(policy.name).is_some_and(|head| new.position >= *head)
+                            heads.get(policy.name).is_some_and(|head| new.position() >= *head)
                         }
                         (Some(_), None) => false,
                     };

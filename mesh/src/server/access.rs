@@ -1,15 +1,17 @@
 //! Who calls, and whether the contract lets them (rule G-16): checked before anything is read or loaded.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use proto::mesh::v1::Access as Level;
-use tonic::transport::server::TcpConnectInfo;
 
 use crate::auth::{MeshKey, Verifier};
-use crate::caller::{Account, Caller, LocalPeer, SERVICE_HEADER};
+use crate::caller::{
+    Account, CLIENT_ADDRESS, Caller, FRONT, LocalPeer, RemotePeer, SERVICE_HEADER,
+};
 use crate::contract::Rule;
 use crate::error::{Error, Result};
 
@@ -31,18 +33,31 @@ impl Access {
         Self { verifier, key, faces_customers }
     }
 
+    /// Whether nobody but customers calls from outside.
+    pub(super) fn faces_customers(&self) -> bool {
+        self.faces_customers
+    }
+
     /// The caller, if the contract lets it call this method.
     pub(crate) async fn admit(&self, rule: &Rule, request: &Parts) -> Result<Caller> {
         let service = self.service(rule, request);
-        let address =
-            request.extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        let address = address.map(|address| address.ip());
+        let peer = request.extensions.get::<RemotePeer>();
+        let address = peer.and_then(|peer| peer.address).map(|address| address.ip());
+        let (service, address) = match service {
+            // It calls for a client of its own, and for nobody else.
+            Ok(front) if front == FRONT && rule.access != Level::Service => {
+                (Err(Error::Unauthenticated), client_address(&request.headers).or(address))
+            }
+            service => (service, address),
+        };
         match rule.access {
             // A client that has a token sends it everywhere; here nobody reads it.
-            Level::Public => return Ok(Caller::new(None, service, address)),
+            Level::Public => return Ok(Caller::new(None, service.ok(), address)),
             Level::Service => {
-                let Some(service) = service else {
-                    return Err(Error::Unimplemented(rule.method.clone()));
+                let service = match service {
+                    Ok(service) => service,
+                    Err(error) if error.is_passing() => return Err(error),
+                    Err(_) => return Err(Error::Unimplemented(rule.method.clone())),
                 };
                 if !rule.lets_in(&service) {
                     return Err(Error::Forbidden(format!("{} by {service}", rule.method)));
@@ -68,23 +83,31 @@ impl Access {
     /// Whether a context calls for itself, and does not pass on a new call of a customer: by what it says,
     /// [`Access::admit`] finds out.
     pub(super) fn claims_context<B>(&self, rule: &Rule, request: &http::Request<B>) -> bool {
+        let shown = || certified(request.extensions()).is_some();
         let with_token = || request.headers().contains_key(SERVICE_HEADER);
-        !self.faces_customers && rule.access == Level::Service && with_token()
+        !self.faces_customers && rule.access == Level::Service && (with_token() || shown())
     }
 
-    /// The context that calls: of this process, or one that proves itself.
-    fn service(&self, rule: &Rule, request: &Parts) -> Option<String> {
+    /// The context that calls: of this process, or one that proves itself, by its certificate or by a token. Who has
+    /// shown a certificate is nobody else, whatever token comes along.
+    fn service(&self, rule: &Rule, request: &Parts) -> Result<String> {
         if let Some(LocalPeer(context)) = request.extensions.get::<LocalPeer>() {
-            return Some(context.to_string());
+            return Ok(context.to_string());
         }
         if self.faces_customers {
-            return None;
+            return Err(Error::Unauthenticated);
         }
-        let token = request.headers.get(SERVICE_HEADER)?.to_str().ok()?;
+        if let Some(context) = certified(&request.extensions) {
+            return Ok(context.to_string());
+        }
+        let token = request.headers.get(SERVICE_HEADER).and_then(|token| token.to_str().ok());
+        let (Some(token), Some(key)) = (token, &self.key) else {
+            return Err(Error::Unauthenticated);
+        };
         // The kit's own services are called at the address of the context whose log or state it is.
         let callee = request.uri.host().unwrap_or_default();
         let callee = if rule.context == "mesh" { callee } else { &rule.context };
-        self.key.as_ref()?.verify(token, callee).ok()
+        key.verify(token, callee)
     }
 
     async fn account(&self, headers: &HeaderMap) -> Result<Account> {
@@ -98,4 +121,14 @@ impl Access {
         let id = claims.sub.parse().map_err(|_| Error::Unauthenticated)?;
         Ok(Account { id, roles: claims.roles.clone() })
     }
+}
+
+/// The context whose certificate was shown.
+fn certified(extensions: &http::Extensions) -> Option<&Arc<str>> {
+    extensions.get::<RemotePeer>()?.context.as_ref()
+}
+
+/// Where the client is that a call is passed on for.
+fn client_address(headers: &HeaderMap) -> Option<IpAddr> {
+    headers.get(CLIENT_ADDRESS)?.to_str().ok()?.parse().ok()
 }

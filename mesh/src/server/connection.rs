@@ -1,7 +1,7 @@
 //! A connection of a port: it must say something soon, and it ends when the port does.
 //!
 //! HTTP/2 begins with 24 bytes that the client sends; until they are there, nothing above this would ever end the
-//! connection, and a stop would wait for it for ever.
+//! connection, and a stop would wait for it for ever. Where there is TLS, what comes before them is bounded, too.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -12,13 +12,18 @@ use std::time::Duration;
 use futures::Stream;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 use super::gate::Limits;
+use crate::caller::RemotePeer;
+use crate::net::{Listener, Socket};
+use crate::tls::{Secured, Tls};
 
 /// `PRI * HTTP/2.0 SM`, with its line ends.
 const PREFACE: usize = 24;
@@ -39,25 +44,58 @@ pub(super) struct Ends {
     pub(super) cut: CancellationToken,
 }
 
-/// The connections that come in, never more than the limits allow.
+/// The connections that come in, never more than the limits allow; with `tls` those whose other side has shown who it
+/// is. Nobody waits for somebody else to do so.
 pub(super) fn connections(
-    listener: TcpListener,
+    listener: Listener,
     limits: Limits,
+    tls: Option<Arc<Tls>>,
     ends: Ends,
 ) -> impl Stream<Item = Result<Connection>> {
     let places = Arc::new(Semaphore::new(limits.connections.min(open_files())));
     async_stream::stream! {
-        while let Ok(place) = places.clone().acquire_owned().await {
-            match listener.accept().await {
-                Ok((socket, _)) => {
-                    // What cannot be had is no reason to turn somebody away.
-                    let _ = socket.set_nodelay(true);
-                    yield Ok(Connection::new(socket, place, limits.silence, &ends));
+        let mut unproven = JoinSet::new();
+        loop {
+            let (socket, place) = tokio::select! {
+                accepted = accept(&listener, &places) => match accepted {
+                    Some(accepted) => accepted,
+                    None => return,
+                },
+                Some(proven) = unproven.join_next() => {
+                    if let Ok(Some((secured, place))) = proven {
+                        yield Ok(Connection::secured(secured, place, limits.silence, &ends));
+                    }
+                    continue;
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    sleep(PAUSE).await;
-                }
+            };
+            match tls.clone() {
+                None => yield Ok(Connection::new(socket, place, limits.silence, &ends)),
+                Some(tls) => drop(unproven.spawn(async move {
+                    match tls.accept(socket).await {
+                        Ok(secured) => Some((secured, place)),
+                        Err(error) => {
+                            tracing::debug!(%error, "somebody has not shown who it is");
+                            None
+                        }
+                    }
+                })),
+            }
+        }
+    }
+}
+
+/// The next connection, when there is a place for it.
+async fn accept(
+    listener: &Listener,
+    places: &Arc<Semaphore>,
+) -> Option<(Socket, OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    loop {
+        match listener.accept().await {
+            Ok(socket) => return Some((socket, place)),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(PAUSE).await;
             }
         }
     }
@@ -74,7 +112,8 @@ fn open_files() -> usize {
 
 /// A connection that has been accepted.
 pub(super) struct Connection {
-    socket: TcpStream,
+    socket: Either<Socket, Box<TlsStream<Socket>>>,
+    peer: RemotePeer,
     /// Until the preface is there: how much of it came, and when nobody waits for the rest any more.
     silence: Option<(usize, BoxFuture<'static, ()>)>,
     end: BoxFuture<'static, ()>,
@@ -82,16 +121,38 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    fn new(
-        socket: TcpStream,
+    fn new(socket: Socket, place: OwnedSemaphorePermit, patience: Duration, ends: &Ends) -> Self {
+        let peer = RemotePeer { address: socket.peer_addr().ok(), context: None };
+        Self::with(Either::Left(socket), peer, LIFE, place, patience, ends)
+    }
+
+    /// Of somebody who has shown who it is; it ends when that is not good any more.
+    fn secured(
+        secured: Secured<TlsStream<Socket>>,
+        place: OwnedSemaphorePermit,
+        patience: Duration,
+        ends: &Ends,
+    ) -> Self {
+        let Secured { stream, context, life } = secured;
+        let address = stream.get_ref().0.peer_addr().ok();
+        let peer = RemotePeer { address, context: context.map(Arc::from) };
+        let life = life.map_or(LIFE, |life| life.min(LIFE));
+        Self::with(Either::Right(Box::new(stream)), peer, life, place, patience, ends)
+    }
+
+    fn with(
+        socket: Either<Socket, Box<TlsStream<Socket>>>,
+        peer: RemotePeer,
+        life: Duration,
         place: OwnedSemaphorePermit,
         patience: Duration,
         ends: &Ends,
     ) -> Self {
         Self {
             socket,
+            peer,
             silence: Some((0, Box::pin(first(patience, ends.closing.clone())))),
-            end: Box::pin(first(LIFE, ends.cut.clone())),
+            end: Box::pin(first(life, ends.cut.clone())),
             _place: place,
         }
     }
@@ -106,10 +167,10 @@ async fn first(time: Duration, token: CancellationToken) {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = RemotePeer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.socket.connect_info()
+    fn connect_info(&self) -> RemotePeer {
+        self.peer.clone()
     }
 }
 
@@ -175,18 +236,20 @@ mod tests {
 
     use futures::StreamExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
     use tokio::time::Instant;
 
     use super::*;
+    use crate::net;
 
     const HELLO: &[u8; PREFACE] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
     /// A client that says this, and how long its connection lives and why it ends.
     async fn life_of(said: &[u8], ends: Ends, after: Option<Duration>) -> (ErrorKind, Duration) {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let listener = net::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.write_all(said).await.unwrap();
-        let mut accepted = pin!(connections(listener, Limits::default(), ends.clone()));
+        let mut accepted = pin!(connections(listener, Limits::default(), None, ends.clone()));
         let mut connection = accepted.next().await.unwrap().unwrap();
         let begun = Instant::now();
         let stop = async {
@@ -225,5 +288,67 @@ mod tests {
         ends.cut.cancel();
         let (why, cut) = life_of(b"", ends, None).await;
         assert_eq!((why, cut), (ErrorKind::ConnectionAborted, Duration::ZERO));
+    }
+
+    /// A port where both sides show a certificate, and who may connect.
+    fn secured(until: std::time::SystemTime) -> (Arc<Tls>, Arc<Tls>, mesh_testing::Authority) {
+        let authority = mesh_testing::Authority::new();
+        let tls = |files: mesh_testing::Files| {
+            Arc::new(Tls::mutual(&files.certificate, &files.key, &files.authority).unwrap())
+        };
+        let port = tls(authority.issue("payment"));
+        let client =
+            authority.issue_with("homemovie.app", |params| params.not_after = until.into());
+        (port, tls(client), authority)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s_17_a_connection_ends_a_minute_after_the_certificate_it_was_made_with() {
+        let (port, client, _authority) = secured(crate::now() + Duration::from_secs(120));
+        let listener = net::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let limits = Limits { silence: LIFE, ..Limits::default() };
+        let mut accepted = pin!(connections(listener, limits, Some(port), Ends::default()));
+        let talk = async {
+            let mut stream = client.connect(socket, "payment").await.unwrap();
+            stream.write_all(HELLO).await.unwrap();
+            stream.flush().await.unwrap();
+            stream
+        };
+        let (connection, _stream) = tokio::join!(accepted.next(), talk);
+        let mut connection = connection.unwrap().unwrap();
+        assert_eq!(connection.connect_info().context.as_deref(), Some("homemovie.app"));
+        let begun = Instant::now();
+        let end = connection.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::ConnectionAborted);
+        // Certificates know whole seconds, and the wall clock is not paused.
+        let after = begun.elapsed().as_secs();
+        assert!((120..=180).contains(&after), "{after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s_15_who_shows_nothing_in_5_s_is_turned_away_and_nobody_waits_for_it() {
+        let (port, client, _authority) = secured(crate::now() + Duration::from_secs(3600));
+        let listener = net::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut accepted =
+            pin!(connections(listener, Limits::default(), Some(port), Ends::default()));
+        let begun = Instant::now();
+        let turned_away = async {
+            let _ = silent.read_to_end(&mut Vec::new()).await;
+            begun.elapsed().as_secs()
+        };
+        let served = async {
+            let socket = TcpStream::connect(address).await.unwrap();
+            let _stream = client.connect(socket, "payment").await.unwrap();
+            std::future::pending::<()>().await
+        };
+        let after = tokio::select! {
+            after = turned_away => after,
+            () = served => unreachable!("it stays"),
+            () = async { while accepted.next().await.is_some() {} } => unreachable!("it goes on"),
+        };
+        assert_eq!(after, 5);
     }
 }

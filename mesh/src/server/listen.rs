@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tonic::body::Body;
 
 use super::Front;
 use super::connection::{AGE, Ends, connections};
+use crate::net;
+use crate::tls::Tls;
 
 /// How long running calls may take to finish when the port closes.
 const GRACE: Duration = Duration::from_secs(15);
@@ -30,8 +32,12 @@ pub struct Listening {
 
 impl Front {
     /// Opens the port. An error says why it could not be had.
-    pub(crate) async fn listen(&self, address: SocketAddr) -> std::io::Result<Listening> {
-        let listener = TcpListener::bind(address).await?;
+    pub(crate) async fn listen(
+        &self,
+        address: SocketAddr,
+        tls: Option<Arc<Tls>>,
+    ) -> std::io::Result<Listening> {
+        let listener = net::bind(address).await?;
         let address = listener.local_addr()?;
         let front = self.clone();
         let entry = tower::service_fn(move |request: http::Request<Body>| {
@@ -39,20 +45,26 @@ impl Front {
             async move { Ok::<_, Infallible>(front.receive(request).await) }
         });
         let ends = Ends::default();
+        // A connection of another process carries what many customers ask for: the gate bounds that.
+        let limits = self.limits();
+        let (streams, resets) = match self.inner.access.faces_customers() {
+            true => (200, 20),
+            false => (limits.calls + limits.streams, 1024),
+        };
         let server = tonic::transport::Server::builder()
             // A client that is gone without a word is found out.
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .max_concurrent_streams(200)
+            .max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX))
             .http2_max_header_list_size(16 * 1024)
             // Who opens streams to reset them, or makes us reset them, loses the connection (CVE-2023-44487).
-            .http2_max_pending_accept_reset_streams(Some(20))
+            .http2_max_pending_accept_reset_streams(Some(resets))
             .http2_max_local_error_reset_streams(Some(1024))
             // With a grace tonic would cut without a word; what has not gone by itself is cut by its age.
             .max_connection_age(AGE)
             .serve_with_incoming_shutdown(
                 entry,
-                connections(listener, self.limits(), ends.clone()),
+                connections(listener, limits, tls, ends.clone()),
                 ends.closing.clone().cancelled_owned(),
             );
         let task = tokio::spawn(async move {

@@ -136,6 +136,11 @@ impl Front {
         self.inner.gate.close();
     }
 
+    /// Whether nothing is let in any more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.inner.gate.closing().is_cancelled()
+    }
+
     /// Whether no call from outside is under way.
     fn is_quiet(&self) -> bool {
         self.inner.gate.is_quiet()

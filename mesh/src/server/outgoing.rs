@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::HeaderMap;
 use http_body::Frame;
+use rand::Rng as _;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -43,7 +44,7 @@ impl Outgoing {
         closing: CancellationToken,
         place: Option<Place>,
     ) -> Self {
-        let age = AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+        let age = AGE.mul_f64(0.9 + 0.2 * crate::rng().random::<f64>());
         let end = async move {
             tokio::select! {
                 () = at(until) => Error::DeadlineExceeded,

@@ -11,7 +11,7 @@ use tonic::Code;
 
 use super::*;
 use crate::auth::{MeshKey, Trust, Verifier};
-use crate::caller::SERVICE_HEADER;
+use crate::caller::{CLIENT_ADDRESS, FRONT, SERVICE_HEADER};
 
 const PAY: &str = "turnstile.payment.v1.PaymentService/Pay";
 const LIST: &str = "turnstile.payment.v1.PaymentService/ListPayments";
@@ -150,4 +150,27 @@ async fn t27_what_was_let_in_is_still_served_within_a_process_that_stops() {
     front.drain();
     assert_eq!(ask(&front, within(PAY)).await.code(), Code::Ok);
     assert_eq!(ask(&front, from_outside(LIST)).await.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn s_18_where_a_client_is_is_taken_from_the_front_of_the_mesh_and_from_nobody_else() {
+    let key = MeshKey::new("a secret of the mesh that is long enough").unwrap();
+    let access = Access::new(Arc::new(nobody()), Some(key.clone()), false);
+    let jwks = "turnstile.identity.v1.IdentityService/GetJwks";
+    let rule = Contract::ours().unwrap().rule(&format!("/{jwks}")).unwrap();
+    let address_seen = async |caller: Option<&str>| {
+        let mut request = from_outside(jwks);
+        if let Some(caller) = caller {
+            let token = key.sign(caller, "identity").unwrap().parse().unwrap();
+            request.headers_mut().insert(SERVICE_HEADER, token);
+        }
+        request.headers_mut().insert(CLIENT_ADDRESS, "10.0.0.7".parse().unwrap());
+        access.admit(rule, &request.into_parts().0).await.unwrap()
+    };
+    let passed_on = address_seen(Some(FRONT)).await;
+    assert_eq!(passed_on.address().map(|at| at.to_string()).as_deref(), Some("10.0.0.7"));
+    assert_eq!(passed_on.service(), None, "it is the client's call");
+    for caller in [None, Some("notice")] {
+        assert_eq!(address_seen(caller).await.address(), None, "{caller:?}");
+    }
 }

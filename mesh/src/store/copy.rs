@@ -11,12 +11,11 @@ use diesel::sql_types::Text;
 use diesel_migrations::EmbeddedMigrations;
 use tokio::sync::oneshot;
 
-use super::open::{OpenError, refuse_newer, refuse_others};
+use super::Store;
+use super::open::{Failure, OpenError};
 use super::schema::{mesh_cursor, mesh_event_head, mesh_meta};
-use super::{Conn, Store};
+use super::sqlite::{refuse_newer, refuse_others};
 use crate::error::{Error, Result};
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long to wait for a writer: longer than any write takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -130,14 +129,14 @@ pub(crate) type Cursors = Vec<(String, String, String, i64)>;
 
 /// A copy that nobody else has open: to look into it, and to give it a new life.
 pub(crate) struct Closed {
-    conn: Conn,
+    conn: SqliteConnection,
 }
 
 impl Closed {
     pub(crate) fn open(file: &Path) -> Result<Self, Failure> {
-        let mut sqlite = SqliteConnection::establish(&file.to_string_lossy())?;
-        sqlite.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL;")?;
-        Ok(Self { conn: Conn::Sqlite(sqlite) })
+        let mut conn = SqliteConnection::establish(&file.to_string_lossy())?;
+        conn.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL;")?;
+        Ok(Self { conn })
     }
 
     /// Refuses a file that is damaged, is not of this context, or was written by a newer release.
@@ -147,7 +146,7 @@ impl Closed {
         context: &str,
         migrations: Option<&EmbeddedMigrations>,
     ) -> Result<(), OpenError> {
-        let Conn::Sqlite(sqlite) = &mut self.conn;
+        let sqlite = &mut self.conn;
         let found = diesel::dsl::sql::<Text>("SELECT integrity_check FROM pragma_integrity_check")
             .get_result::<String>(sqlite);
         let why = match found {
@@ -212,8 +211,12 @@ mod tests {
     use proto::identity::v1::AccountCreated;
 
     use super::*;
+    use crate::store::{Migrations, StoreAt};
 
-    const MIGRATIONS: EmbeddedMigrations = embed_migrations!("tests/migrations");
+    const MIGRATIONS: Migrations = Migrations {
+        sqlite: embed_migrations!("tests/migrations/sqlite"),
+        postgres: embed_migrations!("tests/migrations/postgres"),
+    };
 
     async fn publish(store: &Store) {
         let subject = crate::Id::<crate::Accounts>::new().to_string();
@@ -226,7 +229,9 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_committed_while_a_store_is_held() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open("identity", &folder.path().join("a.sqlite"), MIGRATIONS).unwrap();
+        let store =
+            Store::open("identity", &StoreAt::File(folder.path().join("a.sqlite")), MIGRATIONS)
+                .unwrap();
         publish(&store).await;
         let held = store.hold().await.unwrap();
         let writer = store.clone();
@@ -246,7 +251,7 @@ mod tests {
     async fn a_copy_shows_the_moment_that_was_fixed() {
         let folder = tempfile::tempdir().unwrap();
         let (file, target) = (folder.path().join("a.sqlite"), folder.path().join("b.sqlite"));
-        let store = Store::open("identity", &file, MIGRATIONS).unwrap();
+        let store = Store::open("identity", &StoreAt::File(file.clone()), MIGRATIONS).unwrap();
         publish(&store).await;
         let mut copy = Copy::prepare(&file, &target).unwrap();
         publish(&store).await;
@@ -254,10 +259,10 @@ mod tests {
         publish(&store).await;
         copy.finish().unwrap();
         let mut copy = Closed::open(&target).unwrap();
-        copy.check(&target, "identity", Some(&MIGRATIONS)).unwrap();
+        copy.check(&target, "identity", Some(&MIGRATIONS.sqlite)).unwrap();
         let facts = copy.facts().unwrap();
         assert_eq!((facts.context.as_str(), facts.head), ("identity", 2));
-        assert_eq!(facts.epoch, store.epoch());
+        assert_eq!(*facts.epoch, *store.epoch());
         assert_eq!(*store.head().borrow(), 3);
     }
 
@@ -265,7 +270,7 @@ mod tests {
     async fn a_copy_has_the_tables_and_indexes_of_the_store() {
         let folder = tempfile::tempdir().unwrap();
         let (file, target) = (folder.path().join("a.sqlite"), folder.path().join("b.sqlite"));
-        let store = Store::open("identity", &file, MIGRATIONS).unwrap();
+        let store = Store::open("identity", &StoreAt::File(file.clone()), MIGRATIONS).unwrap();
         let mut copy = Copy::prepare(&file, &target).unwrap();
         copy.fix().unwrap();
         copy.finish().unwrap();

@@ -4,43 +4,61 @@
 //! ([`writer`]), reads take a permit before they take a thread. Work whose deadline has passed is not begun, and a
 //! write whose deadline passes while it runs is rolled back.
 
+mod at;
 mod copy;
+mod insert;
+mod ledger;
 mod once;
 mod open;
+mod others;
 mod page;
+mod postgres;
+mod progress;
+pub(crate) mod release;
+mod savepoint;
 pub(crate) mod schema;
+mod sqlite;
 mod tail;
 mod tx;
 mod update;
 mod writer;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use diesel::r2d2::{ConnectionManager, Pool};
-use diesel_migrations::EmbeddedMigrations;
+use diesel::dsl::min;
+use diesel::prelude::*;
+use diesel::r2d2::{ConnectionManager, Pool, PooledConnection};
 use proto::mesh::v1 as api;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 
+pub use at::{Schema, StoreAt, Stores};
 pub(crate) use copy::{Closed, Copy, Hold};
-pub(crate) use once::fingerprint;
-pub use open::OpenError;
-pub(crate) use open::lock;
+pub use insert::{Insert, insert, insert_once};
+pub(crate) use once::{fingerprint, id_of};
+pub use open::{Migrations, OpenError};
 pub use page::Page;
+pub(crate) use postgres::migrate;
+pub(crate) use sqlite::lock;
 pub use tx::Tx;
-pub use update::{Update, update};
+use update::plain;
+pub use update::{Returning, Update, update};
 
 pub(crate) use writer::words;
 
 use crate::cause::Cause;
 use crate::error::{Error, Result};
 use crate::scope;
+use crate::tasks::blocking;
+use schema::mesh_epoch;
 
 /// A connection to a store, whatever its engine: a query that compiles against it runs on each of them.
 #[derive(diesel::MultiConnection)]
 pub enum Conn {
-    /// The embedded engine.
+    /// The engine for production.
+    Postgres(diesel::PgConnection),
+    /// The embedded engine; last, since any other address is a file.
     Sqlite(diesel::SqliteConnection),
 }
 
@@ -50,6 +68,8 @@ impl std::fmt::Debug for Conn {
     }
 }
 
+/// How long a read may wait for a new connection: who has a permit waits for nothing else.
+const CONNECT: Duration = Duration::from_secs(3);
 /// How many reads of one store run at once.
 const READERS: u32 = 4;
 
@@ -61,11 +81,16 @@ pub struct Store {
 
 struct Inner {
     context: Arc<str>,
-    epoch: String,
+    epoch: watch::Receiver<Arc<str>>,
     secret: Vec<u8>,
     writer: writer::Writer,
+    /// Whether other processes may write it, and who looks for what they do.
+    is_shared: bool,
+    others: Mutex<Option<others::Lookout>>,
     readers: Pool<ConnectionManager<Conn>>,
     gate: Arc<Semaphore>,
+    #[cfg(feature = "chaos")]
+    steps: crate::step::Steps,
 }
 
 impl std::fmt::Debug for Store {
@@ -75,27 +100,46 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store of `context` in `file`, makes it if there is none, and brings its tables up to date.
-    /// Blocking: call it before the runtime is busy.
+    /// Opens the store of `context`. A file is made if there is none, and its tables are brought up to date; those of a
+    /// database must be there. Blocking: call it before the runtime is busy.
     pub(crate) fn open(
         context: &str,
-        file: &Path,
-        migrations: EmbeddedMigrations,
+        at: &StoreAt,
+        migrations: Migrations,
     ) -> Result<Self, OpenError> {
-        let opened = open::open(context, file, migrations)?;
+        let opened = open::open(context, at, migrations)?;
         let context: Arc<str> = context.into();
-        let writer =
-            writer::Writer::start(context.clone(), opened.writer, opened.lock, opened.head);
+        let progress = progress::Progress::new(opened.head, &opened.epoch);
+        let others = match at {
+            StoreAt::Postgres(schema) => {
+                Some(others::look_out(&context, schema.clone(), progress.clone()))
+            }
+            StoreAt::File(_) => None,
+        };
+        let epoch = progress.epoch.subscribe();
+        let writer = writer::Writer::start(context.clone(), opened.writer, opened.engine, progress);
+        #[cfg(feature = "chaos")]
+        let steps = writer.steps();
         Ok(Self {
             inner: Arc::new(Inner {
                 context,
-                epoch: opened.epoch,
+                epoch,
                 secret: opened.secret,
                 writer,
+                is_shared: others.is_some(),
+                others: Mutex::new(others),
                 readers: opened.readers,
                 gate: Arc::new(Semaphore::new(READERS as usize)),
+                #[cfg(feature = "chaos")]
+                steps,
             }),
         })
+    }
+
+    /// What happens at its steps.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn steps(&self) -> &crate::step::Steps {
+        &self.inner.steps
     }
 
     /// The context it belongs to.
@@ -103,9 +147,34 @@ impl Store {
         &self.inner.context
     }
 
-    /// Which life of the log this is: a restored store begins a new one.
-    pub fn epoch(&self) -> &str {
-        &self.inner.epoch
+    /// Which life of the log this is: a restored store begins a new one, and so does a server that took over.
+    pub fn epoch(&self) -> Arc<str> {
+        self.inner.epoch.borrow().clone()
+    }
+
+    /// Whether what somebody knows of a former life of the log, up to this position, is a part of this life.
+    pub(crate) async fn goes_on(&self, epoch: &str, position: i64) -> Result<bool> {
+        if !self.is_shared() {
+            return Ok(false);
+        }
+        let epoch = epoch.to_owned();
+        self.read(move |conn| {
+            let life = mesh_epoch::table.filter(mesh_epoch::epoch.eq(epoch));
+            let number: Option<i64> = life.select(mesh_epoch::number).first(conn).optional()?;
+            let Some(number) = number else { return Ok(false) };
+            // Where any later life began, the log of this one ends, as far as it is still there.
+            let ends: Option<i64> = mesh_epoch::table
+                .filter(mesh_epoch::number.gt(number))
+                .select(min(mesh_epoch::begins_with))
+                .first(conn)?;
+            Ok(ends.is_none_or(|begins| position < begins))
+        })
+        .await
+    }
+
+    /// Whether other processes may serve the same context, on the same store.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.inner.is_shared
     }
 
     /// The last committed position of the log, and every change of it.
@@ -168,21 +237,35 @@ impl Store {
             None => place.await,
         };
         let permit = permit.map_err(|_| Error::unavailable(&self.inner.context))?;
-        let pool = self.inner.readers.clone();
+        let (pool, deadline) = (self.inner.readers.clone(), scope::deadline());
         let context = self.inner.context.clone();
-        #[expect(clippy::disallowed_methods, reason = "this is the place: a permit has been taken")]
-        let task = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             // Given back when the work ends, also where nobody waits for it any more.
             let _permit = permit;
-            let mut conn = pool.get().map_err(|_| Error::unavailable(context))?;
-            work(&mut conn)
-        });
-        task.await.map_err(Error::internal)?
+            // Nor is it begun then: a thread may have come free too late.
+            let left = deadline.map_or(Duration::MAX, |at| at - tokio::time::Instant::now());
+            if left.is_zero() {
+                return Err(Error::DeadlineExceeded);
+            }
+            let mut conn = take(&pool, left).ok_or_else(|| Error::unavailable(&context))?;
+            let begun = Instant::now();
+            work(&mut conn).map_err(|error| match &mut *conn {
+                Conn::Postgres(pg) => postgres::why(pg, error, &context, begun, left),
+                Conn::Sqlite(_) => error,
+            })
+        })
+        .await?
+    }
+
+    /// Who follows the log hears that it is over, when the writer ends.
+    fn look_out_no_more(&self) {
+        drop(self.inner.others.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Ends the writer after what is queued, and gives the file free.
     pub(crate) async fn close(&self) {
         self.inner.gate.close();
+        self.look_out_no_more();
         self.inner.writer.stop().await;
     }
 
@@ -190,8 +273,28 @@ impl Store {
     #[cfg(feature = "chaos")]
     pub(crate) async fn crash(&self) {
         self.inner.gate.close();
+        self.look_out_no_more();
         self.inner.writer.crash().await;
     }
+}
+
+/// A connection that is alive, for what takes no longer than this.
+fn take(
+    pool: &Pool<ConnectionManager<Conn>>,
+    left: Duration,
+) -> Option<PooledConnection<ConnectionManager<Conn>>> {
+    // A restart of the server leaves no more dead ones than there are.
+    for _ in 0..=READERS {
+        let mut conn = pool.get_timeout(left.min(CONNECT)).ok()?;
+        let alive = match &mut *conn {
+            Conn::Postgres(pg) => postgres::limit(pg, left),
+            Conn::Sqlite(_) => true,
+        };
+        if alive {
+            return Some(conn);
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -93,3 +93,66 @@ impl Page {
         (rows, token)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::check::Check;
+    use crate::error::Error;
+    use crate::store::Store;
+    use crate::store::tests::{open, reopen};
+
+    #[tokio::test]
+    async fn g17_a_page_token_is_good_for_its_list_alone() {
+        let (folder, store) = open();
+        let rows = || (1..=5).map(|n| format!("row{n}")).collect::<Vec<_>>();
+        let read = |store: &Store, list: &str, token: &str| {
+            let mut check = Check::new();
+            let page = store.page(&mut check, list, 2, 50, token);
+            check.finish().map(|()| page)
+        };
+        let first = read(&store, "mine", "").unwrap();
+        assert_eq!((first.after(), first.limit()), (None, 3));
+        let (page, token) = first.cut(rows()[..3].to_vec(), Clone::clone);
+        assert_eq!(page, ["row1", "row2"]);
+        assert_eq!(read(&store, "mine", &token).unwrap().after(), Some("row2"));
+        let store = reopen(&folder, store).await;
+        assert_eq!(
+            read(&store, "mine", &token).unwrap().after(),
+            Some("row2"),
+            "also after a restart"
+        );
+        let (_other_folder, other_store) = open();
+        let mut changed = token.clone().into_bytes();
+        let last = changed.len() - 1;
+        changed[last] = if changed[last] == b'A' { b'E' } else { b'A' };
+        let forged = String::from_utf8(changed).unwrap();
+        for (store, list, token) in
+            [(&store, "theirs", &token), (&other_store, "mine", &token), (&store, "mine", &forged)]
+        {
+            assert!(matches!(read(store, list, token), Err(Error::Invalid(_))), "{list} {token}");
+        }
+        for nonsense in ["x", "row2", "~", "AAAA", "é"] {
+            assert!(matches!(read(&store, "mine", nonsense), Err(Error::Invalid(_))), "{nonsense}");
+        }
+        let (page, token) =
+            read(&store, "mine", &token).unwrap().cut(rows()[4..].to_vec(), Clone::clone);
+        assert_eq!(
+            (page.as_slice(), token.as_str()),
+            (&["row5".to_owned()][..], ""),
+            "the last page has no token"
+        );
+    }
+
+    #[tokio::test]
+    async fn g17_sizes_of_pages_are_capped() {
+        let (_folder, store) = open();
+        for (asked, limit) in [(0, 51), (1, 2), (1000, 1001), (i32::MAX, 1001)] {
+            let mut check = Check::new();
+            assert_eq!(store.page(&mut check, "list", asked, 50, "").limit(), limit);
+            assert!(check.finish().is_ok());
+        }
+        let mut check = Check::new();
+        store.page(&mut check, "list", -1, 50, "");
+        assert!(matches!(check.finish(), Err(Error::Invalid(_))));
+    }
+}

@@ -31,9 +31,31 @@ diesel::table! {
 }
 
 diesel::table! {
+    mesh_epoch (number) {
+        number -> BigInt,
+        epoch -> Text,
+        origin -> Text,
+        begins_with -> BigInt,
+    }
+}
+
+diesel::table! {
+    mesh_replica (name) { name -> Text, until -> BigInt, }
+}
+
+diesel::table! {
     mesh_cursor (policy, source, partition) {
         policy -> Text,
         source -> Text,
+        partition -> Integer,
+        epoch -> Text,
+        position -> BigInt,
+    }
+}
+
+diesel::table! {
+    mesh_reader (policy, partition) {
+        policy -> Text,
         partition -> Integer,
         epoch -> Text,
         position -> BigInt,

@@ -35,6 +35,11 @@ impl Tail {
         }
     }
 
+    /// Forgets everything: what comes next does not follow on it.
+    pub(super) fn clear(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Recent::default();
+    }
+
     /// The events of the positions `after + 1` to `upto`, if they are all here.
     pub(super) fn stretch(&self, after: i64, upto: i64) -> Option<Vec<Arc<api::Event>>> {
         let recent = self.0.read().unwrap_or_else(PoisonError::into_inner);

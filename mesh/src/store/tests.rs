@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use diesel::connection::SimpleConnection as _;
@@ -20,8 +21,14 @@ use crate::caller::Caller;
 use crate::check::Check;
 use crate::scope::Scope;
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("tests/migrations");
-const OTHER_MIGRATIONS: EmbeddedMigrations = embed_migrations!("tests/other_migrations");
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("tests/migrations/sqlite"),
+    postgres: embed_migrations!("tests/migrations/postgres"),
+};
+const OTHER_MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("tests/other_migrations/sqlite"),
+    postgres: embed_migrations!("tests/other_migrations/postgres"),
+};
 
 diesel::table! {
     handled (id) {
@@ -34,16 +41,16 @@ diesel::table! {
 }
 
 fn try_open(context: &str, folder: &Path) -> Result<Store, OpenError> {
-    Store::open(context, &folder.join("identity.sqlite"), MIGRATIONS)
+    Store::open(context, &StoreAt::File(folder.join("identity.sqlite")), MIGRATIONS)
 }
 
-fn open() -> (TempDir, Store) {
+pub(super) fn open() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = try_open("identity", folder.path()).unwrap();
     (folder, store)
 }
 
-async fn reopen(folder: &TempDir, store: Store) -> Store {
+pub(super) async fn reopen(folder: &TempDir, store: Store) -> Store {
     store.close().await;
     try_open("identity", folder.path()).unwrap()
 }
@@ -210,6 +217,71 @@ async fn a_write_whose_deadline_has_passed_is_not_done() {
 }
 
 #[tokio::test]
+async fn f14_without_a_free_reader_reads_end_at_their_deadline_and_writes_go_on() {
+    let (_folder, store) = open();
+    let (begun, mut reached) = tokio::sync::mpsc::unbounded_channel();
+    let (free, held) = mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    let long = (0..READERS).map(|_| {
+        let (store, begun, held) = (store.clone(), begun.clone(), held.clone());
+        tokio::spawn(async move {
+            let read = store.read(move |_| {
+                begun.send(()).unwrap();
+                let _ = held.lock().unwrap().recv();
+                Ok(())
+            });
+            read.await
+        })
+    });
+    let long: Vec<_> = long.collect();
+    for _ in 0..READERS {
+        reached.recv().await.unwrap();
+    }
+    let soon =
+        Scope { deadline: Some(Instant::now() + Duration::from_millis(30)), ..Scope::default() };
+    let reads = join_all((0..20).map(|_| soon.clone().around(store.read(|_| Ok(()))))).await;
+    assert!(reads.iter().all(|read| matches!(read, Err(Error::DeadlineExceeded))), "{reads:?}");
+    store.write(|tx| happen(tx, "accounts/1")).await.unwrap();
+    drop(free);
+    for read in join_all(long).await {
+        read.unwrap().unwrap();
+    }
+    assert_eq!(contents(&store).await.0, ["accounts/1"]);
+}
+
+#[test]
+fn f14_a_read_that_no_thread_was_free_for_in_time_is_not_done() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let (_folder, store) = open();
+        let (free, held) = mpsc::channel::<()>();
+        #[expect(clippy::disallowed_methods, reason = "what the store is to cope with")]
+        let occupied = tokio::task::spawn_blocking(move || held.recv());
+        let soon = Instant::now() + Duration::from_millis(30);
+        let scope = Scope { deadline: Some(soon), ..Scope::default() };
+        let done = Arc::new(AtomicUsize::new(0));
+        let reads = (0..READERS).map(|_| {
+            let (store, done) = (store.clone(), done.clone());
+            let read =
+                async move { store.read(move |_| Ok(done.fetch_add(1, Ordering::Relaxed))).await };
+            tokio::spawn(scope.clone().around(read))
+        });
+        let reads: Vec<_> = reads.collect();
+        // Writes have a thread of their own.
+        store.write(|tx| happen(tx, "accounts/1")).await.unwrap();
+        tokio::time::sleep_until(soon).await;
+        drop(free);
+        let _ = occupied.await;
+        for read in join_all(reads).await {
+            assert!(matches!(read, Ok(Err(Error::DeadlineExceeded))), "{read:?}");
+        }
+        assert_eq!(done.load(Ordering::Relaxed), 0);
+        assert_eq!(contents(&store).await.0, ["accounts/1"]);
+    });
+}
+
+#[tokio::test]
 async fn t04_positions_and_sequences_go_on_after_a_restart() {
     let (folder, store) = open();
     store.write(|tx| happen(tx, "accounts/1")).await.unwrap();
@@ -253,7 +325,7 @@ async fn a_crash_keeps_what_was_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_full_disk_loses_nothing_and_the_store_goes_on_afterwards() {
+async fn f07_a_full_disk_loses_nothing_and_the_store_goes_on_afterwards() {
     let (folder, store) = open();
     store.write(|tx| happen(tx, "accounts/before")).await.unwrap();
     store.write(|tx| Ok(tx.batch_execute("PRAGMA max_page_count = 1")?)).await.unwrap();
@@ -290,9 +362,33 @@ async fn a_store_is_opened_by_one_process_alone() {
     reopen(&folder, store).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_closed_is_opened_again_while_processes_are_begun() {
+    let (folder, mut store) = open();
+    let (over, is_over) = tokio::sync::watch::channel(false);
+    let beginner = tokio::spawn(async move {
+        let mut begun = 0;
+        while !*is_over.borrow() {
+            let program = tokio::process::Command::new("true").status().await.unwrap();
+            begun += usize::from(program.success());
+        }
+        begun
+    });
+    for _ in 0..200 {
+        store = reopen(&folder, store).await;
+    }
+    over.send_replace(true);
+    assert!(beginner.await.unwrap() > 20);
+}
+
 #[tokio::test]
-async fn a_store_of_a_newer_release_is_refused() {
+async fn t44_a_store_of_a_newer_release_is_refused_unless_that_one_only_added() {
     let (folder, store) = open();
+    let adds = "INSERT INTO __diesel_schema_migrations (version, run_on) VALUES ('9998', CURRENT_TIMESTAMP);
+        ALTER TABLE mesh_event ADD COLUMN newer TEXT NOT NULL DEFAULT '';
+        INSERT INTO mesh_meta (key, value) VALUES ('adds/9998', 'a column of the log')";
+    store.write(move |tx| Ok(tx.batch_execute(adds)?)).await.unwrap();
+    let store = reopen(&folder, store).await;
     let newer = "INSERT INTO __diesel_schema_migrations (version, run_on) VALUES ('9999', CURRENT_TIMESTAMP)";
     store.write(move |tx| Ok(tx.batch_execute(newer)?)).await.unwrap();
     store.close().await;
@@ -308,8 +404,8 @@ async fn a_store_of_another_context_is_refused_before_anything_is_done_to_it() {
     let (folder, store) = open();
     store.close().await;
     for migrations in [MIGRATIONS, OTHER_MIGRATIONS] {
-        let file = folder.path().join("identity.sqlite");
-        let error = Store::open("payment", &file, migrations).unwrap_err();
+        let at = StoreAt::File(folder.path().join("identity.sqlite"));
+        let error = Store::open("payment", &at, migrations).unwrap_err();
         assert!(
             matches!(&error, OpenError::OtherContext { owner, .. } if owner == "identity"),
             "{error:?}"
@@ -448,55 +544,4 @@ async fn g6_a_request_id_is_the_same_in_capitals() {
         answers.push(once(&store, &caller, &command).await.unwrap());
     }
     assert_eq!(answers, ["accounts/1@1"; 3]);
-}
-
-#[tokio::test]
-async fn g17_a_page_token_is_good_for_its_list_alone() {
-    let (folder, store) = open();
-    let rows = || (1..=5).map(|n| format!("row{n}")).collect::<Vec<_>>();
-    let read = |store: &Store, list: &str, token: &str| {
-        let mut check = Check::new();
-        let page = store.page(&mut check, list, 2, 50, token);
-        check.finish().map(|()| page)
-    };
-    let first = read(&store, "mine", "").unwrap();
-    assert_eq!((first.after(), first.limit()), (None, 3));
-    let (page, token) = first.cut(rows()[..3].to_vec(), Clone::clone);
-    assert_eq!(page, ["row1", "row2"]);
-    assert_eq!(read(&store, "mine", &token).unwrap().after(), Some("row2"));
-    let store = reopen(&folder, store).await;
-    assert_eq!(read(&store, "mine", &token).unwrap().after(), Some("row2"), "also after a restart");
-    let (_other_folder, other_store) = open();
-    let mut changed = token.clone().into_bytes();
-    let last = changed.len() - 1;
-    changed[last] = if changed[last] == b'A' { b'E' } else { b'A' };
-    let forged = String::from_utf8(changed).unwrap();
-    for (store, list, token) in
-        [(&store, "theirs", &token), (&other_store, "mine", &token), (&store, "mine", &forged)]
-    {
-        assert!(matches!(read(store, list, token), Err(Error::Invalid(_))), "{list} {token}");
-    }
-    for nonsense in ["x", "row2", "~", "AAAA", "é"] {
-        assert!(matches!(read(&store, "mine", nonsense), Err(Error::Invalid(_))), "{nonsense}");
-    }
-    let (page, token) =
-        read(&store, "mine", &token).unwrap().cut(rows()[4..].to_vec(), Clone::clone);
-    assert_eq!(
-        (page.as_slice(), token.as_str()),
-        (&["row5".to_owned()][..], ""),
-        "the last page has no token"
-    );
-}
-
-#[tokio::test]
-async fn g17_sizes_of_pages_are_capped() {
-    let (_folder, store) = open();
-    for (asked, limit) in [(0, 51), (1, 2), (1000, 1001), (i32::MAX, 1001)] {
-        let mut check = Check::new();
-        assert_eq!(store.page(&mut check, "list", asked, 50, "").limit(), limit);
-        assert!(check.finish().is_ok());
-    }
-    let mut check = Check::new();
-    store.page(&mut check, "list", -1, 50, "");
-    assert!(matches!(check.finish(), Err(Error::Invalid(_))));
 }

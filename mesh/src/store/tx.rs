@@ -9,9 +9,11 @@ use diesel::dsl::max;
 use diesel::prelude::*;
 use prost::{Message, Name};
 use proto::mesh::v1 as api;
-use uuid::Uuid;
 
 use super::Conn;
+use super::ledger::Ledger;
+#[cfg(feature = "chaos")]
+use super::release::next;
 use super::schema::mesh_event;
 use crate::cause::Cause;
 use crate::error::{Error, Result};
@@ -24,8 +26,7 @@ pub struct Tx<'a> {
     pub(super) conn: &'a mut Conn,
     pub(super) context: &'a str,
     pub(super) head: &'a mut i64,
-    /// What was published, for those who follow the log once it is committed.
-    pub(super) published: &'a mut Vec<Arc<api::Event>>,
+    pub(super) ledger: &'a mut Ledger,
     pub(super) cause: Cause,
     pub(super) now: i64,
     /// Which generation of a view is written (see [`crate::events`]); 0 outside of a view's policies.
@@ -83,47 +84,57 @@ impl Tx<'_> {
                 self.context
             )));
         }
-        let subject = subject.to_string();
-        let last: Option<i64> = mesh_event::table
-            .filter(mesh_event::subject.eq(&subject))
-            .select(max(mesh_event::sequence))
-            .first(self.conn)?;
-        let sequence = last.unwrap_or(0) + 1;
+        let (subject, correlation) = (subject.to_string(), correlation.to_string());
+        let data = fact.encode_to_vec();
+        #[cfg(feature = "chaos")]
+        if next::is_this() {
+            let data = [&data, next::FIELD].concat();
+            let after = next::event_after(&kind);
+            let sequence = self.append(kind, &subject, &correlation, data)?;
+            self.append(after, &subject, &correlation, Vec::new())?;
+            return Ok(sequence);
+        }
+        self.append(kind, &subject, &correlation, data)
+    }
+
+    fn append(
+        &mut self,
+        kind: String,
+        subject: &str,
+        correlation: &str,
+        data: Vec<u8>,
+    ) -> Result<i64> {
+        let partition = partition::partition_of(subject);
+        let sequence = self.last_sequence(subject, partition)? + 1;
         let position = *self.head + 1;
-        let time = micros(SystemTime::now());
-        let partition = partition::partition_of(&subject);
         let event = api::Event {
-            event_id: Uuid::now_v7().to_string(),
+            event_id: crate::uuid().to_string(),
             r#type: kind,
             source: self.context.to_owned(),
-            subject,
+            subject: subject.to_owned(),
             sequence: sequence.unsigned_abs(),
-            time: Some(timestamp(time)),
-            correlation_id: correlation.to_string(),
+            time: Some(timestamp(micros(crate::now()))),
+            correlation_id: correlation.to_owned(),
             causation_id: self.cause.id.clone(),
             traceparent: self.cause.traceparent(),
-            data: fact.encode_to_vec(),
+            data,
             position: position.unsigned_abs(),
             partition: partition.unsigned_abs(),
         };
-        diesel::insert_into(mesh_event::table)
-            .values((
-                mesh_event::position.eq(position),
-                mesh_event::event_id.eq(&event.event_id),
-                mesh_event::type_.eq(&event.r#type),
-                mesh_event::sequence.eq(sequence),
-                mesh_event::time.eq(time),
-                mesh_event::correlation_id.eq(&event.correlation_id),
-                mesh_event::causation_id.eq(&event.causation_id),
-                mesh_event::traceparent.eq(&event.traceparent),
-                mesh_event::partition.eq(partition),
-                mesh_event::subject.eq(&event.subject),
-                mesh_event::data.eq(&event.data),
-            ))
-            .execute(self.conn)?;
         *self.head = position;
-        self.published.push(Arc::new(event));
+        self.ledger.events.push(Arc::new(event));
         Ok(sequence)
+    }
+
+    fn last_sequence(&mut self, subject: &str, partition: i32) -> QueryResult<i64> {
+        if let Some(last) = self.ledger.last_sequence(subject, partition.unsigned_abs()) {
+            return Ok(last);
+        }
+        let last: Option<i64> = mesh_event::table
+            .filter(mesh_event::subject.eq(subject))
+            .select(max(mesh_event::sequence))
+            .first(self.conn)?;
+        Ok(last.unwrap_or(0))
     }
 
     /// From here on, this is the cause of what is published.

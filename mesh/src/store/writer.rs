@@ -1,24 +1,32 @@
-//! The one writer of a SQLite store: a thread that commits many commands in one transaction.
+//! The one writer of a store: a thread that commits many commands in one transaction.
 //!
 //! SQLite has one writer at a time. Threads that fight for that place wait unfairly and fail when they lose; one thread
 //! with a queue does neither, and it can put everything that waits into one commit, which costs one flush. Each
-//! command has a savepoint of its own, so that one that fails takes no other with it. Answers go out after the commit.
+//! command has a savepoint of its own, so that one that fails takes no other with it; what the kit itself writes, it writes
+//! once for all of them ([`super::ledger`]). Answers go out after the commit.
+//!
+//! On PostgreSQL it is the same, and the writers of several processes take turns ([`super::postgres`]).
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use diesel::connection::{
     AnsiTransactionManager, SimpleConnection as _, TransactionManager as _,
     TransactionManagerStatus,
 };
 use diesel::prelude::*;
-use proto::mesh::v1 as api;
+use futures::executor::block_on;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::ledger::Ledger;
+use super::open::Failure;
+use super::postgres::Session;
+use super::progress::Progress;
+use super::savepoint;
 use super::schema::mesh_event_head;
 use super::tail::Tail;
 use super::{Conn, Tx, update};
@@ -39,6 +47,8 @@ pub(super) struct Writer {
     commits: watch::Receiver<u64>,
     tail: Tail,
     writes: Arc<AtomicU64>,
+    #[cfg(feature = "chaos")]
+    steps: crate::step::Steps,
 }
 
 enum Message {
@@ -108,30 +118,52 @@ pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 impl Writer {
-    pub(super) fn start(context: Arc<str>, conn: Conn, lock: File, head: i64) -> Self {
+    pub(super) fn start(context: Arc<str>, conn: Conn, engine: Engine, progress: Progress) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let (head_sender, head_receiver) = watch::channel(head);
-        let (commit_sender, commits) = watch::channel(0);
-        let tail = Tail::default();
+        let (head, tail) = (*progress.head.borrow(), Tail::default());
+        let (heads, commits) = (progress.head.subscribe(), progress.commits.subscribe());
         let writes = Arc::new(AtomicU64::new(0));
+        #[cfg(feature = "chaos")]
+        let steps = crate::step::Steps::default();
         let lane = Lane {
             context: context.clone(),
             conn,
             head,
-            published: Vec::new(),
+            ledger: Ledger::default(),
+            savepoint_is_used: false,
             tail: tail.clone(),
-            head_sender,
-            commits: commit_sender,
+            progress,
             writes: writes.clone(),
-            _lock: lock,
+            engine,
+            #[cfg(feature = "chaos")]
+            steps: steps.clone(),
         };
+        #[cfg(feature = "chaos")]
+        if crate::world::is_simulated() {
+            drop(tokio::spawn(lane.work(jobs)));
+            return Self { context, queue, head: heads, commits, writes, tail, steps };
+        }
         let name = format!("store-{context}");
         #[expect(clippy::expect_used, reason = "a process that cannot have a thread cannot serve")]
         std::thread::Builder::new()
             .name(name)
-            .spawn(move || lane.work(jobs))
+            .spawn(move || block_on(lane.work(jobs)))
             .expect("a thread for the writer");
-        Self { context, queue, head: head_receiver, commits, writes, tail }
+        Self {
+            context,
+            queue,
+            head: heads,
+            commits,
+            writes,
+            tail,
+            #[cfg(feature = "chaos")]
+            steps,
+        }
+    }
+
+    #[cfg(feature = "chaos")]
+    pub(super) fn steps(&self) -> crate::step::Steps {
+        self.steps.clone()
     }
 
     pub(super) fn head(&self) -> watch::Receiver<i64> {
@@ -182,7 +214,10 @@ impl Writer {
         };
         let gone = || Error::unavailable(&self.context);
         sent.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let outcome = answer.await.map_err(|_| gone())?;
+        #[cfg(feature = "chaos")]
+        crate::world::pause().await;
+        outcome
     }
 
     pub(super) async fn stop(&self) {
@@ -201,25 +236,48 @@ impl Writer {
     }
 }
 
+/// A step of the thread, where a test may let the context die with its transaction.
+macro_rules! step_of_lane {
+    ($lane:ident, $site:literal, $jobs:ident) => {
+        #[cfg(feature = "chaos")]
+        if $lane.steps.dies_at($site) {
+            return Some($lane.lie_dead($jobs));
+        }
+    };
+}
+
 /// What the thread has.
 struct Lane {
     context: Arc<str>,
     conn: Conn,
     head: i64,
-    /// What the transaction has added to the log.
-    published: Vec<Arc<api::Event>>,
+    /// What the transaction will have written of the kit's own.
+    ledger: Ledger,
+    /// Whether there is something behind the savepoint that stays: the next job needs one of its own.
+    savepoint_is_used: bool,
     tail: Tail,
-    head_sender: watch::Sender<i64>,
-    commits: watch::Sender<u64>,
+    progress: Progress,
     writes: Arc<AtomicU64>,
-    _lock: File,
+    engine: Engine,
+    #[cfg(feature = "chaos")]
+    steps: crate::step::Steps,
+}
+
+/// What keeps others from the writer's place.
+pub(super) enum Engine {
+    /// The lock of the file.
+    Sqlite { _lock: File },
+    /// The lock in the database, for each transaction.
+    Postgres(Session),
 }
 
 impl Lane {
-    fn work(mut self, mut jobs: mpsc::Receiver<Message>) {
+    async fn work(mut self, mut jobs: mpsc::Receiver<Message>) {
         let stopped = loop {
-            match jobs.blocking_recv() {
+            match jobs.recv().await {
                 Some(Message::Run(first)) => {
+                    #[cfg(feature = "chaos")]
+                    crate::world::pause().await;
                     if let Some(stop) = self.batch(first, &mut jobs) {
                         break Some(stop);
                     }
@@ -237,7 +295,9 @@ impl Lane {
         };
         // What came in behind the stop is answered by its dropped reply: UNAVAILABLE.
         jobs.close();
-        if let Err(error) = self.conn.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)") {
+        if let Conn::Sqlite(sqlite) = &mut self.conn
+            && let Err(error) = sqlite.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        {
             tracing::warn!(context = %self.context, %error, "the log of the store could not be folded in");
         }
         drop(self);
@@ -252,13 +312,15 @@ impl Lane {
         first: Box<dyn Job>,
         jobs: &mut mpsc::Receiver<Message>,
     ) -> Option<oneshot::Sender<()>> {
-        if let Err(error) = self.begin() {
+        if let Err(error) = self.begin(first.deadline()) {
+            tracing::warn!(context = %self.context, %error, "the store cannot be written");
             self.roll_back();
-            first.answer(Err(error.into()));
+            first.answer(Err(Error::unavailable(&self.context)));
             return None;
         }
         let head_before = self.head;
-        self.published.clear();
+        self.ledger.clear();
+        self.savepoint_is_used = false;
         let begun = Instant::now();
         let mut kept = Vec::new();
         let mut stop = None;
@@ -280,8 +342,10 @@ impl Lane {
                 }
             }
         }
+        step_of_lane!(self, "store.before_commit", jobs);
         match outcome.and_then(|()| self.commit(head_before)) {
             Ok(()) => {
+                step_of_lane!(self, "store.after_commit", jobs);
                 self.writes.fetch_add(kept.len() as u64, Ordering::Relaxed);
                 for job in kept {
                     job.answer(Ok(()));
@@ -299,72 +363,151 @@ impl Lane {
         stop
     }
 
-    /// One job, under its own savepoint. An error says that the whole transaction is lost.
+    /// Dead: what is not committed is gone, and nobody hears anything any more until the context is crashed.
+    #[cfg(feature = "chaos")]
+    fn lie_dead(&mut self, jobs: &mut mpsc::Receiver<Message>) -> oneshot::Sender<()> {
+        self.roll_back();
+        let mut unheard = Vec::new();
+        loop {
+            match jobs.blocking_recv() {
+                Some(Message::Crash(done) | Message::Stop(done)) => return done,
+                Some(message) => unheard.push(message),
+                None => return oneshot::channel().0,
+            }
+        }
+    }
+
+    /// One job. An error says that the whole transaction is lost.
     fn run(&mut self, mut job: Box<dyn Job>, kept: &mut Vec<Box<dyn Job>>) -> QueryResult<()> {
-        let expired = |job: &dyn Job| job.deadline().is_some_and(|at| at <= Instant::now());
-        if expired(&*job) {
+        if is_late(&*job) {
             job.answer(Err(Error::DeadlineExceeded));
             return Ok(());
         }
-        let (head_before, published_before) = (self.head, self.published.len());
-        let (context, head, published) = (&*self.context, &mut self.head, &mut self.published);
-        let now = micros(SystemTime::now());
-        let cause = job.cause();
-        let outcome = self.conn.transaction(|conn| {
-            let mut tx =
-                Tx { conn: &mut *conn, context, head, published, cause, now, generation: 0 };
-            if !job.run(&mut tx) {
-                leave_nested(conn)?;
-                return Err(Undone::ByItself);
-            }
-            // Who gave up must not find it done.
-            if expired(&*job) { Err(Undone::Expired) } else { Ok(()) }
-        });
-        let (fate, lost) = match outcome {
+        let (head, mark) = (self.head, self.ledger.mark());
+        let undone = match self.attempt(&mut *job) {
             Ok(()) => {
+                self.savepoint_is_used = true;
                 kept.push(job);
                 return Ok(());
             }
-            Err(Undone::ByItself) => (Ok(()), Ok(())),
-            Err(Undone::Expired) => (Err(Error::DeadlineExceeded), Ok(())),
-            // The savepoint is gone, and with it the transaction: SQLite rolls it all back when the disk is full.
-            Err(Undone::ByDatabase(error)) => (Err(Error::unavailable(&self.context)), Err(error)),
+            Err(undone) => undone,
         };
-        self.head = head_before;
-        self.published.truncate(published_before);
-        job.answer(fate);
-        lost
+        self.head = head;
+        self.ledger.back_to(mark);
+        let (fate, outcome) = match undone {
+            Undone::Job(fate) => (fate, savepoint::back(&mut self.conn)),
+            Undone::Transaction(error) => (Ok(()), Err(error)),
+        };
+        // With the savepoint the transaction is gone: SQLite rolls it all back when the disk is full.
+        job.answer(if outcome.is_ok() { fate } else { Err(Error::unavailable(&self.context)) });
+        outcome
     }
 
-    fn begin(&mut self) -> QueryResult<()> {
-        match &mut self.conn {
-            Conn::Sqlite(sqlite) => {
-                AnsiTransactionManager::begin_transaction_sql(sqlite, "BEGIN IMMEDIATE")
+    /// Does a job behind a savepoint of its own.
+    fn attempt(&mut self, job: &mut dyn Job) -> Result<(), Undone> {
+        if std::mem::take(&mut self.savepoint_is_used) {
+            savepoint::next(&mut self.conn)?;
+        }
+        let cause = job.cause();
+        let mut tx = Tx {
+            conn: &mut self.conn,
+            context: &self.context,
+            head: &mut self.head,
+            ledger: &mut self.ledger,
+            cause,
+            now: micros(crate::now()),
+            generation: 0,
+        };
+        let begun = std::time::Instant::now();
+        if !job.run(&mut tx) {
+            savepoint::leave_nested(&mut self.conn)?;
+            return Err(Undone::Job(self.why(job, begun)));
+        }
+        // Who gave up must not find it done.
+        if is_late(job) { Err(Undone::Job(Err(Error::DeadlineExceeded))) } else { Ok(()) }
+    }
+
+    /// Why a job failed that began then: for a reason of its own, or because the database took too long.
+    fn why(&self, job: &dyn Job, begun: std::time::Instant) -> Result<()> {
+        match &self.engine {
+            Engine::Postgres(session) if session.gave_up(begun) => Err(if is_late(job) {
+                Error::DeadlineExceeded
+            } else {
+                Error::unavailable(&self.context)
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, deadline: Option<Instant>) -> Result<(), Failure> {
+        match (&mut self.conn, &mut self.engine) {
+            (Conn::Postgres(pg), Engine::Postgres(session)) => {
+                if session.broken {
+                    let (again, life) = session.connect_again()?;
+                    *pg = again;
+                    // Perhaps it is another log, whose end has the same number.
+                    self.tail.clear();
+                    let changed = |known: &mut Arc<str>| {
+                        let changed = **known != *life.epoch;
+                        *known = life.epoch.as_str().into();
+                        changed
+                    };
+                    self.progress.epoch.send_if_modified(changed);
+                }
+                let left = deadline.map_or(Duration::MAX, |at| at - Instant::now());
+                let head = session.begin(pg, left)?;
+                // Another process has written: what it wrote is on the disk alone.
+                if head != self.head {
+                    self.tail.clear();
+                    self.head = head;
+                }
+                Ok(())
             }
+            (Conn::Sqlite(sqlite), _) => {
+                AnsiTransactionManager::begin_transaction_sql(sqlite, "BEGIN IMMEDIATE")?;
+                Ok(savepoint::first(&mut self.conn)?)
+            }
+            (Conn::Postgres(_), Engine::Sqlite { .. }) => Err("a file is no database".into()),
         }
     }
 
     fn commit(&mut self, head_before: i64) -> QueryResult<()> {
-        if self.head != head_before {
-            let head = mesh_event_head::position.eq(self.head);
-            update(mesh_event_head::table, mesh_event_head::one.eq(1), head)
-                .execute(&mut self.conn)?;
+        #[cfg(feature = "chaos")]
+        if crate::world::commit_fails(&self.context) {
+            return Err(diesel::result::Error::RollbackTransaction);
         }
+        self.ledger.write(&mut self.conn)?;
         match &mut self.conn {
-            Conn::Sqlite(sqlite) => AnsiTransactionManager::commit_transaction(sqlite)?,
+            Conn::Postgres(pg) => AnsiTransactionManager::commit_transaction(pg)?,
+            Conn::Sqlite(_) => {
+                if self.head != head_before {
+                    let head = mesh_event_head::position.eq(self.head);
+                    update(mesh_event_head::table, mesh_event_head::one.eq(1), head)
+                        .execute(&mut self.conn)?;
+                }
+                let Conn::Sqlite(sqlite) = &mut self.conn else { return Ok(()) };
+                AnsiTransactionManager::commit_transaction(sqlite)?;
+            }
         }
         // Before anybody hears of it.
-        self.tail.extend(self.published.drain(..));
-        self.head_sender.send_if_modified(|head| std::mem::replace(head, self.head) != self.head);
-        self.commits.send_modify(|count| *count += 1);
+        self.tail.extend(self.ledger.events.drain(..));
+        self.progress.tell(self.head);
         Ok(())
     }
 
     /// Undoes everything that is not committed, whatever is left of it, so that the next transaction can begin.
     fn roll_back(&mut self) {
+        // An error says that there was nothing to roll back any more, or that the connection is gone.
         match &mut self.conn {
+            Conn::Postgres(pg) => {
+                let gone = pg.batch_execute("ROLLBACK").is_err();
+                *AnsiTransactionManager::transaction_manager_status_mut(pg) =
+                    TransactionManagerStatus::default();
+                if let Engine::Postgres(session) = &mut self.engine {
+                    session.broken |= gone;
+                }
+            }
             Conn::Sqlite(sqlite) => {
-                // An error says that there was nothing to roll back any more.
                 let _ = sqlite.batch_execute("ROLLBACK");
                 *AnsiTransactionManager::transaction_manager_status_mut(sqlite) =
                     TransactionManagerStatus::default();
@@ -373,33 +516,20 @@ impl Lane {
     }
 }
 
-/// The transaction, and in it the savepoint of the job.
-const JOB_DEPTH: u32 = 2;
-
-/// A panic leaves the transactions open that it came out of: ends them, so that the savepoint of the job is the last.
-fn leave_nested(conn: &mut Conn) -> QueryResult<()> {
-    match conn {
-        Conn::Sqlite(sqlite) => loop {
-            let depth = AnsiTransactionManager::transaction_manager_status_mut(sqlite)
-                .transaction_depth()?;
-            if depth.is_none_or(|depth| depth.get() <= JOB_DEPTH) {
-                return Ok(());
-            }
-            AnsiTransactionManager::rollback_transaction(sqlite)?;
-        },
-    }
+fn is_late(job: &dyn Job) -> bool {
+    job.deadline().is_some_and(|at| at <= Instant::now())
 }
 
-/// Why a savepoint was rolled back.
+/// What was not done.
 enum Undone {
-    /// The job failed; its own outcome is the answer.
-    ByItself,
-    Expired,
-    ByDatabase(diesel::result::Error),
+    /// The job alone; its own outcome is the answer, or this.
+    Job(Result<()>),
+    /// All that shares the transaction with it.
+    Transaction(diesel::result::Error),
 }
 
 impl From<diesel::result::Error> for Undone {
     fn from(error: diesel::result::Error) -> Self {
-        Self::ByDatabase(error)
+        Self::Transaction(error)
     }
 }

@@ -41,8 +41,9 @@ pub fn start(filter: &str) -> Result<(), String> {
 /// As [`start`], and sends spans in batches to the `collector`, which speaks OTLP over gRPC: `http://localhost:4317`.
 /// Called within a runtime.
 pub fn start_and_export(filter: &str, collector: Option<&str>) -> Result<Exporter, String> {
-    let filter =
-        EnvFilter::try_new(filter).map_err(|error| format!("the log filter {filter}: {error}"))?;
+    // What OpenTelemetry has to say of itself is of use only where it goes wrong.
+    let filter = EnvFilter::try_new(format!("opentelemetry=warn,opentelemetry_sdk=warn,{filter}"))
+        .map_err(|error| format!("the log filter {filter}: {error}"))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

@@ -11,7 +11,7 @@ use opentelemetry::metrics::{AsyncInstrument, Meter};
 use super::metrics::{Metrics, panics};
 use crate::client::{BreakerState, Edge};
 use crate::contract::Contract;
-use crate::events::{count_parked, cursor_of};
+use crate::events::{count_parked, place_of};
 use crate::registry::{Registry, Running};
 use crate::saga::count_intents;
 use crate::store::Store;
@@ -36,6 +36,7 @@ const BULKHEAD: &str = "mesh.edge.bulkhead_refusals";
 const BREAKER: &str = "mesh.edge.breaker_state";
 const TRANSITIONS: &str = "mesh.edge.breaker_transitions";
 const LAG: &str = "mesh.policy.lag";
+const HANDLED: &str = "mesh.policy.handled";
 const PARKED: &str = "mesh.policy.parked";
 const INTENTS: &str = "mesh.intents";
 const QUEUE: &str = "mesh.store.queue";
@@ -43,7 +44,7 @@ const WRITES: &str = "mesh.store.writes";
 const COMMITS: &str = "mesh.store.commits";
 const PANICS: &str = "mesh.panics";
 
-const INSTRUMENTS: [(&str, Kind, &str); 15] = [
+const INSTRUMENTS: [(&str, Kind, &str); 16] = [
     (UNDER_WAY, Kind::Gauge, "Calls and streams that are being served, by method"),
     (SENT, Kind::Counter, "Attempts that left for the callee"),
     (FAILURES, Kind::Counter, "Attempts that count for the breaker"),
@@ -53,6 +54,7 @@ const INSTRUMENTS: [(&str, Kind, &str); 15] = [
     (BREAKER, Kind::Gauge, "1 for the state that the breaker is in"),
     (TRANSITIONS, Kind::Counter, "How often the breaker came into a state"),
     (LAG, Kind::Gauge, "Events of the source that the policy has still before it"),
+    (HANDLED, Kind::Counter, "Events that this process has dealt with"),
     (PARKED, Kind::Gauge, "Events that the policy could not handle, with those behind them"),
     (INTENTS, Kind::Gauge, "Orders that are neither registered nor ended"),
     (QUEUE, Kind::Gauge, "Writes that wait for the store's writer"),
@@ -164,7 +166,7 @@ async fn read_context(readings: &mut Readings, context: &Running) {
     let work = context.store.read(move |conn| {
         let mut found = Vec::new();
         for (key, source) in policies {
-            let position = cursor_of(conn, &key, &source)?.map_or(0, |place| place.position);
+            let position = place_of(conn, &key, &source, &[])?.map_or(0, |place| place.position());
             found.push((position, count_parked(conn, &key)?));
         }
         Ok((found, count_intents(conn)?))
@@ -179,6 +181,7 @@ async fn read_context(readings: &mut Readings, context: &Running) {
         let policy = ("policy", runner.key());
         let lag = runner.head().saturating_sub(position).max(0).unsigned_abs();
         readings.add(LAG, lag, [policy, ("source", runner.policy().source())]);
+        readings.add(HANDLED, runner.handled(), [policy]);
         readings.add(PARKED, parked.unsigned_abs(), [policy]);
     }
     for (state, count) in intents {

@@ -8,6 +8,7 @@ use opentelemetry::Context;
 use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
 };
+use rand::Rng as _;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -31,7 +32,7 @@ tokio::task_local! {
 impl Trace {
     /// Begins one: for a call that comes without.
     pub(super) fn begin() -> Self {
-        let (id, span): (u128, u64) = rand::random();
+        let (id, span): (u128, u64) = crate::rng().random();
         Self { id: id.max(1), span: span.max(1), flags: TraceFlags::SAMPLED.to_u8() }
     }
 

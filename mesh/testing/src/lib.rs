@@ -3,28 +3,36 @@
 //! Only for `[dev-dependencies]`. Helpers panic where a test should fail.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
+mod authority;
+
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use diesel::connection::SimpleConnection as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use mesh::auth::{AccessClaims, seconds};
+use mesh::chaos::{Bug, Planted};
 use mesh::client::Channel;
 use mesh::config::Settings;
-use mesh::{Accounts, Context, Id, Listening, Mesh, Options};
+use mesh::{Accounts, Context, Id, Listening, Mesh, Options, StartError, StoreAt};
 use prost::{Message, Name};
 use proto::mesh::v1::event_service_client::EventServiceClient;
 use proto::mesh::v1::{Event, SubscribeRequest};
+use test_postgres::Database;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
+
+pub use authority::{Authority, Files, uri};
+pub use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, SanType};
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,7 +45,39 @@ pub struct TestMesh {
     contexts: Vec<Context>,
     listening: Listening,
     signer: Signer,
+    options: Options,
     folder: tempfile::TempDir,
+    _database: Option<Database>,
+}
+
+/// A database for a test, where tests are to run on PostgreSQL.
+pub fn database() -> Option<Database> {
+    Some(Database::new(&server()?).expect("a database"))
+}
+
+/// Turns the cursors of some policies back to the start of their logs, behind the back of a context that is stopped.
+/// `which` is a condition on the columns of `mesh_cursor`.
+pub fn turn_back(store: &StoreAt, which: &str) {
+    let mut conn = store.connect().expect("a store");
+    if let StoreAt::Postgres(_) = store {
+        // There each step of a cursor is a row.
+        let steps = "DELETE FROM mesh_cursor AS step USING mesh_cursor AS before \
+            WHERE before.policy = step.policy AND before.source = step.source \
+            AND before.partition = step.partition AND before.position < step.position";
+        conn.batch_execute(steps).expect("steps that go");
+    }
+    let anew = format!("UPDATE mesh_cursor SET position = 0 WHERE {which}");
+    conn.batch_execute(&anew).expect("cursors that go back");
+}
+
+/// Whether tests are to run on files.
+pub fn on_files() -> bool {
+    server().is_none()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a setting of the tests alone")]
+fn server() -> Option<String> {
+    std::env::var(test_postgres::VARIABLE).ok()
 }
 
 impl TestMesh {
@@ -50,8 +90,13 @@ impl TestMesh {
     pub async fn start_with(contexts: &[Context], change: impl FnOnce(&mut Options)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut options = Options::new(folder.path());
+        let database = database();
+        options.stores.all = database.as_ref().map(Database::url);
         change(&mut options);
-        let mesh = Mesh::new(options).expect("a process");
+        for context in contexts {
+            context.migrate(&options).expect("tables");
+        }
+        let mesh = Mesh::new(options.clone()).expect("a process");
         let signer = Signer::new();
         let jwks = signer.jwks();
         mesh.read_keys_from(std::sync::Arc::new(move || {
@@ -62,7 +107,17 @@ impl TestMesh {
             mesh.start(context).await.expect("a context that starts");
         }
         let listening = mesh.listen(([127, 0, 0, 1], 0).into()).await.expect("a free port");
-        Self { mesh, contexts: contexts.to_vec(), listening, signer, folder }
+        let contexts = contexts.to_vec();
+        Self { mesh, contexts, listening, signer, options, folder, _database: database }
+    }
+
+    /// Where another process gets the keys of its accounts' tokens.
+    pub fn keys(&self) -> mesh::auth::KeySource {
+        let jwks = self.signer.jwks();
+        std::sync::Arc::new(move || {
+            let jwks = jwks.clone();
+            Box::pin(async move { Ok(jwks) })
+        })
     }
 
     /// Where its data is.
@@ -71,13 +126,29 @@ impl TestMesh {
     }
 
     /// The store of one of its contexts.
-    pub fn store_file(&self, context: &str) -> PathBuf {
-        self.folder.path().join(format!("{context}.sqlite"))
+    pub fn store(&self, context: &str) -> StoreAt {
+        self.options.store_at(context, context)
+    }
+
+    /// The second store of one of its contexts.
+    pub fn store_apart(&self, context: &str, name: &str) -> StoreAt {
+        self.options.store_at(context, &format!("{context}-{name}"))
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.listening.address()
+    }
+
+    /// Starts one more context.
+    pub async fn add(&self, context: &Context) -> Result<(), StartError> {
+        context.migrate(&self.options).expect("tables");
+        self.mesh.start(context).await
+    }
+
+    /// How its process was started.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Starts a context again that was stopped or crashed.
@@ -126,12 +197,12 @@ impl TestMesh {
         self.mesh.channel(caller, callee).expect("a channel")
     }
 
-    /// Every event in the log of `source` with this correlation, as `reader` reads it: a context that may.
-    pub async fn events(&self, reader: &str, source: &str, correlation: &str) -> Vec<Event> {
-        let mut client = EventServiceClient::new(self.service(reader, source));
+    /// Every event in the log of `source` with this correlation, as itself reads it.
+    pub async fn events(&self, source: &str, correlation: &str) -> Vec<Event> {
+        let mut client = EventServiceClient::new(self.service(source, source));
         let request = SubscribeRequest {
             source: source.to_owned(),
-            policy: format!("{reader}/test"),
+            policy: format!("{source}/test"),
             ..SubscribeRequest::default()
         };
         let mut stream = client.subscribe(request).await.expect("a stream").into_inner();
@@ -183,6 +254,11 @@ impl Account {
         Self { id, token: token.to_owned(), address }
     }
 
+    /// The same at another process.
+    pub fn at(&self, address: SocketAddr) -> Self {
+        Self { address, ..self.clone() }
+    }
+
     /// A connection of theirs, for a generated client.
     pub fn connect(&self) -> SignedIn {
         InterceptedService::new(connect(self.address), Bearer(format!("Bearer {}", self.token)))
@@ -190,20 +266,23 @@ impl Account {
 }
 
 /// How long a token is good for, in seconds.
-const LIFE: i64 = 900;
+pub const LIFE: i64 = 900;
 
 /// Signs tokens like identity does.
 #[derive(Debug)]
-struct Signer {
+pub struct Signer {
     key: Ed25519KeyPair,
 }
 
+#[expect(clippy::new_without_default, reason = "a default key would be another one each time")]
 impl Signer {
-    fn new() -> Self {
+    /// With a key that nobody else has.
+    pub fn new() -> Self {
         Self { key: Ed25519KeyPair::generate().expect("a key") }
     }
 
-    fn jwks(&self) -> String {
+    /// Its public key, as identity would tell it.
+    pub fn jwks(&self) -> String {
         let x = URL_SAFE_NO_PAD.encode(self.key.public_key().as_ref());
         let key = serde_json::json!({
             "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "test", "x": x,
@@ -212,8 +291,8 @@ impl Signer {
     }
 
     /// A token that is good for so many seconds.
-    fn sign(&self, id: Id<Accounts>, roles: &[&str], life: i64) -> String {
-        let now = seconds(SystemTime::now());
+    pub fn sign(&self, id: Id<Accounts>, roles: &[&str], life: i64) -> String {
+        let now = seconds(mesh::now());
         let claims = AccessClaims {
             iss: "turnstile".to_owned(),
             aud: "turnstile".to_owned(),
@@ -232,7 +311,7 @@ impl Signer {
 
 /// A new `request_id`.
 pub fn request_id() -> String {
-    uuid::Uuid::now_v7().to_string()
+    mesh::uuid().to_string()
 }
 
 /// Waits until `look` finds something; fails the test with `what` when it takes a minute.
@@ -245,6 +324,20 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A check holds, and does not where this mistake is planted: so it can see. It is told how long it may take.
+pub async fn finds(bug: Bug, check: impl AsyncFn(Duration) -> Result<(), String>) {
+    let program = Planted::alone().await;
+    check(PATIENCE).await.expect("it holds without the mistake");
+    program.plant(bug);
+    // Some mistakes show only where two meet.
+    for _ in 0..5 {
+        if check(Duration::from_secs(5)).await.is_err() {
+            return;
+        }
+    }
+    panic!("nobody sees {bug:?}");
 }
 
 /// What an admin port answers: the status, and the body.

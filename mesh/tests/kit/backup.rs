@@ -62,7 +62,7 @@ async fn t_05_what_is_restored_together_goes_on_and_others_are_told_of_the_new_e
     let stranger = restored.channel("notice", "identity").unwrap();
     let outcome = EventServiceClient::new(stranger).subscribe(request).await;
     assert_eq!(reason_of(&outcome.unwrap_err()).as_deref(), Some("EPOCH_CHANGED"));
-    assert_ne!(stores.of("identity").epoch(), epoch);
+    assert_ne!(*stores.of("identity").epoch(), *epoch);
 
     publish(&stores.of("identity"), &accounts(5)).await;
     until_handled(&stores, "mypage", CREATED, 15).await;
@@ -100,6 +100,8 @@ async fn a_backup_shows_one_moment_of_all_stores() {
 async fn a_backup_waits_for_the_writer_of_every_store() {
     let (mesh, stores) = start().await;
     let mesh = Arc::new(mesh);
+    // The first time a log writes down who reads it.
+    log_of(&mesh, "identity").await;
     let (release, released) = mpsc::channel::<()>();
     let (reached, busy) = oneshot::channel();
     let store = stores.of("mypage");

@@ -8,6 +8,7 @@ use mesh::auth::MeshKey;
 use mesh::client::{BreakerSettings, Channel, EdgeSettings, is_certainly_not_sent};
 use mesh_testing::{TestMesh, eventually, refusal};
 use proto::mesh::v1 as api;
+use proto::mesh::v1::event_service_client::EventServiceClient;
 use proto::payment::v1::payment_service_client::PaymentServiceClient;
 use tonic::Code;
 
@@ -114,6 +115,61 @@ async fn t29_one_of_two_servers_dies_and_no_call_fails_and_it_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn t_roll_one_of_two_servers_stops_and_no_call_fails_and_none_is_sent_again() {
+    let (one, other) = (Server::start().await, Server::start().await);
+    let mut gate = Gate::before(one.mesh.address()).await;
+    let here =
+        caller(&format!("http://{}|http://{}", gate.address, other.mesh.address()), &[]).await;
+    let channel = here.service("homemovie.app", "payment");
+    let ended = Arc::new(AtomicBool::new(false));
+    let asked: Arc<[AtomicUsize; 4]> = Arc::default();
+    let users: Vec<_> = (0..asked.len())
+        .map(|n| {
+            let (channel, asked, ended) = (channel.clone(), asked.clone(), ended.clone());
+            tokio::spawn(async move {
+                while !ended.load(Ordering::Relaxed) {
+                    ask(&channel).await?;
+                    asked[n].fetch_add(1, Ordering::Relaxed);
+                }
+                Ok::<_, String>(())
+            })
+        })
+        .collect();
+    one.until_called(20).await;
+    other.until_called(20).await;
+    // It says for a while that it stops, and then it is gone.
+    one.mesh.mesh.drain().await;
+    // Nobody is under way any more who set out before.
+    let before: Vec<_> = asked.iter().map(|asked| asked.load(Ordering::Relaxed)).collect();
+    eventually("everybody has asked again", async || {
+        let times = asked.iter().zip(&before);
+        let times = times.map(|(asked, before)| asked.load(Ordering::Relaxed) - before);
+        times.min().is_some_and(|least| least >= 10).then_some(())
+    })
+    .await;
+    let after_the_drain = one.calls();
+    gate.close().await;
+    other.until_called(50).await;
+    ended.store(true, Ordering::Relaxed);
+    for user in users {
+        user.await.unwrap().unwrap();
+    }
+    assert_eq!(one.calls(), after_the_drain);
+    assert_eq!(edge(&here).await.retry_count, 0, "nothing was begun, so nothing was repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g11_a_callee_that_stops_was_certainly_not_sent_anything() {
+    let there = Server::start().await;
+    let here = caller(&format!("http://{}", there.mesh.address()), &[]).await;
+    let mut client = PaymentServiceClient::new(here.service("homemovie.app", "payment"));
+    client.pay(pay("orders/1")).await.unwrap();
+    there.mesh.mesh.drain().await;
+    let status = client.pay(pay("orders/2")).await.unwrap_err();
+    assert!(is_certainly_not_sent(&status), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_nobody_ever_was_costs_no_call_and_no_retry() {
     let there = Server::start().await;
     let endpoint = format!("http://127.0.0.1:1 http://{}", there.mesh.address());
@@ -151,6 +207,25 @@ async fn a_name_is_looked_up_and_stands_for_all_its_addresses() {
     let mut client = PaymentServiceClient::new(nowhere.service("homemovie.app", "payment"));
     let status = client.pay(pay("orders/1")).await.unwrap_err();
     assert_eq!(refusal::<()>(Err(status)).1, "PAYMENT_BUSY");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t28_a_stream_whose_connection_breaks_says_to_come_again() {
+    let there = Server::start().await;
+    let mut gate = Gate::before(there.mesh.address()).await;
+    let here = caller(&format!("http://{}", gate.address), &[]).await;
+    let mut log = EventServiceClient::new(here.service("mypage", "identity"));
+    let request = api::SubscribeRequest {
+        source: "identity".to_owned(),
+        policy: "mypage/test".to_owned(),
+        ..Default::default()
+    };
+    let mut stream = log.subscribe(request).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    gate.close().await;
+    let status = stream.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(mesh::retry_delay_of(&status).is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

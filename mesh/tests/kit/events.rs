@@ -112,7 +112,7 @@ async fn g4_the_stretches_of_a_stream_follow_each_other() {
     );
     let some = read(&mesh, subscribe(&[ROLE_GRANTED]), 604).await;
     assert_eq!(some.iter().map(|event| event.position).collect::<Vec<_>>(), [151, 302, 453, 604]);
-    let after = api::Cursor { epoch: source.epoch().to_owned(), position: 302 };
+    let after = api::Cursor { epoch: source.epoch().to_string(), position: 302 };
     let rest = read(
         &mesh,
         api::SubscribeRequest { after: Some(after), ..subscribe(&[ROLE_GRANTED]) },
@@ -169,7 +169,7 @@ async fn refused(mesh: &TestMesh, request: api::SubscribeRequest) -> (Code, Stri
 async fn g4_a_cursor_of_another_log_is_refused() {
     let (mesh, stores) = start().await;
     publish(&stores.of("identity"), &accounts(3)).await;
-    let epoch = stores.of("identity").epoch().to_owned();
+    let epoch = stores.of("identity").epoch().to_string();
     let at = |epoch: &str, position| {
         let after = api::Cursor { epoch: epoch.to_owned(), position };
         api::SubscribeRequest { after: Some(after), ..subscribe(&[]) }
@@ -257,7 +257,7 @@ async fn g20_from_now_begins_behind_what_is_there() {
     let mesh = TestMesh::start(&[stores.source("identity")]).await;
     let subject = vec![account()];
     publish(&stores.of("identity"), &subject).await;
-    mesh.mesh.start(&stores.consumer("mypage", policies)).await.unwrap();
+    mesh.add(&stores.consumer("mypage", policies)).await.unwrap();
     let mut operations = operations(&mesh);
     eventually("both have begun", async || {
         let policies = operations
@@ -313,7 +313,7 @@ async fn g20_two_policies_of_one_name_do_not_start() {
     let stores = Stores::default();
     let mesh = TestMesh::start(&[stores.source("identity")]).await;
     let twins = || [created(), created()].concat();
-    let refused = mesh.mesh.start(&stores.consumer("mypage", twins)).await.unwrap_err();
+    let refused = mesh.add(&stores.consumer("mypage", twins)).await.unwrap_err();
     let StartError::TwinPolicies { context, policy } = &refused else { panic!("{refused:?}") };
     assert_eq!((context.as_str(), policy.as_str()), ("mypage", CREATED));
     // Nothing is left of the attempt.

@@ -1,8 +1,12 @@
 //! Contexts in different processes: connections, tokens, logs that are read from afar.
 
+use std::time::Duration;
+
 use mesh::auth::MeshKey;
 use mesh::client::is_certainly_not_sent;
 use mesh_testing::{TestMesh, refusal};
+use proto::mesh::v1::SubscribeRequest;
+use proto::mesh::v1::event_service_client::EventServiceClient;
 use proto::payment::v1::payment_service_client::PaymentServiceClient;
 use tonic::Code;
 
@@ -41,7 +45,7 @@ async fn g16_a_context_proves_itself_to_another_process() {
     call("homemovie.app", &here).await.unwrap();
     let (key, left) = payments.calls.lock().unwrap()[0].clone();
     assert_eq!(key, "homemovie.app");
-    assert!(left <= std::time::Duration::from_millis(610), "the deadline goes along: {left:?}");
+    assert!(left <= Duration::from_millis(610), "the deadline goes along: {left:?}");
     assert_eq!(refusal(call("mypage", &here).await).0, Code::PermissionDenied);
     let forger =
         caller(&there, &Stores::default(), "another secret that is long enough, too").await;
@@ -81,6 +85,33 @@ async fn g4_a_log_is_read_from_another_process() {
     }
     for (subject, sequences) in by_subject(&handled_by(&stores.of("mypage"), CREATED).await) {
         assert_eq!(sequences, [1, 2, 3, 4], "{subject}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t13_streams_that_nobody_reads_hold_up_no_other_of_the_same_connection() {
+    const EVENTS: usize = 100;
+    let (payments, stores) = (Payments::default(), Stores::default());
+    let there = callee(&payments, &stores).await;
+    let here = caller(&there, &stores, SECRET).await;
+    // Long enough to fill what a connection takes without being read.
+    let subjects: Vec<_> = accounts(EVENTS).into_iter().map(|name| name.repeat(3_000)).collect();
+    publish(&stores.of("identity"), &subjects).await;
+    let subscribe = async || {
+        let channel = here.service("mypage", "identity");
+        let mut log = EventServiceClient::new(channel).max_decoding_message_size(64 << 20);
+        let request = SubscribeRequest {
+            source: "identity".to_owned(),
+            policy: "mypage/test".to_owned(),
+            ..SubscribeRequest::default()
+        };
+        log.subscribe(request).await.unwrap().into_inner()
+    };
+    let _unread = [subscribe().await, subscribe().await, subscribe().await, subscribe().await];
+    let (mut read, mut stream) = (0, subscribe().await);
+    while read < EVENTS {
+        let batch = tokio::time::timeout(Duration::from_secs(60), stream.message()).await;
+        read += batch.expect("it is not held up").unwrap().unwrap().events.len();
     }
 }
 

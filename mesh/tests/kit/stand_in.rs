@@ -4,15 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use diesel::prelude::*;
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Context, Error, Event, Id, Kit, Policy, Result, Store, Tx, Wiring, whenever};
+use diesel_migrations::embed_migrations;
+use mesh::{
+    Context, Error, Event, Id, Kit, Migrations, Policy, Result, Store, Tx, Wiring, whenever,
+};
 use mesh_testing::TestMesh;
 use proto::identity::v1::{AccountCreated, RoleGranted};
 use proto::mesh::v1 as api;
 use proto::mesh::v1::event_service_client::EventServiceClient;
 use proto::mesh::v1::operations_service_client::OperationsServiceClient;
 
-pub(crate) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("tests/migrations");
+pub(crate) const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("tests/migrations/sqlite"),
+    postgres: embed_migrations!("tests/migrations/postgres"),
+};
 
 diesel::table! {
     handled (id) {

@@ -108,9 +108,10 @@ diesel::table! {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn my4_a_view_of_a_log_that_was_restored_can_be_made_anew() {
-    let (_mesh, stores) = start().await;
+    let (mesh, stores) = start().await;
     publish(&stores.of("identity"), &accounts(5)).await;
     until_seen(&stores, 1, 5).await;
+    mesh_testing::turn_back(&mesh.store("mypage"), "true");
     // As if it had read a longer log before the source was restored.
     let other = (mesh_cursor::epoch.eq("another"), mesh_cursor::position.eq(1000));
     let store = stores.of("mypage");

@@ -1,0 +1,1 @@
+CREATE TABLE of_another_context (id INTEGER PRIMARY KEY NOT NULL);
