@@ -1,7 +1,5 @@
 //! The first start on an empty store makes somebody who may do everything (ID-5).
 
-use std::time::SystemTime;
-
 use mesh::auth::random_text;
 use mesh::config::Secret;
 use mesh::{Result, Store};
@@ -34,7 +32,7 @@ pub(crate) async fn make(store: Store, passwords: Passwords, settings: Settings)
                 return Ok(false);
             }
             let (mut admin, created) =
-                Account::sign_up(email, "", Language::default(), SystemTime::now());
+                Account::sign_up(email, "", Language::default(), mesh::now());
             let granted = admin.grant(Role::Admin);
             store::add_account(tx, &admin, &hash)?;
             tx.publish(admin.id, admin.id, &api::AccountCreated::from(created))?;

@@ -16,7 +16,6 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use mesh::auth::AccessClaims;
 use mesh::{Error, Result};
-use uuid::Uuid;
 
 use crate::settings::Settings;
 
@@ -126,7 +125,7 @@ impl Keys {
         if !keys.is_mounted {
             keys.io(make_private_folder(&keys.folder))?;
             if keys.read_folder()?.is_empty() {
-                keys.write(&Uuid::now_v7().to_string())?;
+                keys.write(&mesh::uuid().to_string())?;
             }
         }
         keys.read_again()?;
@@ -136,7 +135,7 @@ impl Keys {
     /// A token that says this, signed.
     pub(crate) fn sign(&self, claims: &AccessClaims) -> Result<String> {
         let live = self.live();
-        let key = signing(&live, self.lead, SystemTime::now())
+        let key = signing(&live, self.lead, mesh::now())
             .ok_or_else(|| KeyError::NoKey(self.folder.clone()))?;
         let header = Header { kid: Some(key.kid.clone()), ..Header::new(Algorithm::EdDSA) };
         jsonwebtoken::encode(&header, claims, &key.encoding).map_err(Error::internal)
@@ -153,7 +152,7 @@ impl Keys {
         if self.is_mounted {
             return Err(Error::Unimplemented("making a key (the keys are mounted)".to_owned()));
         }
-        let kid = Uuid::now_v7().to_string();
+        let kid = mesh::uuid().to_string();
         match self.live().last() {
             Some(newest) if newest.kid >= kid => {
                 Err(KeyError::ClockIsBehind(newest.kid.clone()).into())
@@ -348,7 +347,7 @@ mod tests {
         std::fs::remove_file(keys.file(&second)).unwrap();
         keys.make(&second).unwrap();
         assert_eq!(keys.live().len(), 3, "read when it was there");
-        keys.refresh(SystemTime::now()).unwrap();
+        keys.refresh(mesh::now()).unwrap();
         assert_eq!(keys.live().len(), 2);
     }
 
@@ -357,9 +356,9 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let keys = open(data.path());
         keys.make(&keys.next_kid().unwrap()).unwrap();
-        keys.refresh(SystemTime::now()).unwrap();
+        keys.refresh(mesh::now()).unwrap();
         assert_eq!(keys.live().len(), 2);
-        keys.refresh(SystemTime::now() + keys.lead + keys.overlap + LEAD).unwrap();
+        keys.refresh(mesh::now() + keys.lead + keys.overlap + LEAD).unwrap();
         assert_eq!(keys.live().len(), 1);
         assert_eq!(open(data.path()).jwks(), keys.jwks());
     }
@@ -380,14 +379,14 @@ mod tests {
         assert!(matches!(keys.next_kid(), Err(Error::Unimplemented(_))));
 
         std::fs::write(mounted.path().join("2026-02.pem"), &pem).unwrap();
-        keys.refresh(SystemTime::now() + keys.lead + keys.overlap + LEAD).unwrap();
+        keys.refresh(mesh::now() + keys.lead + keys.overlap + LEAD).unwrap();
         assert_eq!(names(&keys.live()), ["2026-01", "2026-02"]);
 
         std::fs::write(mounted.path().join("2026-03.pem"), "rubbish").unwrap();
-        assert!(matches!(keys.refresh(SystemTime::now()), Err(KeyError::NotAKey(_))));
+        assert!(matches!(keys.refresh(mesh::now()), Err(KeyError::NotAKey(_))));
         assert_eq!(keys.live().len(), 2, "what was good stays");
         std::fs::rename(mounted.path().join("2026-03.pem"), mounted.path().join("a b.pem"))
             .unwrap();
-        assert!(matches!(keys.refresh(SystemTime::now()), Err(KeyError::BadName(_))));
+        assert!(matches!(keys.refresh(mesh::now()), Err(KeyError::BadName(_))));
     }
 }

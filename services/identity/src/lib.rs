@@ -14,9 +14,9 @@ mod wire;
 
 use std::sync::Arc;
 
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use diesel_migrations::embed_migrations;
 use mesh::auth::KeySource;
-use mesh::{Context, Mesh, Result, Wiring};
+use mesh::{Context, Mesh, Migrations, Result, Wiring};
 use proto::identity::v1::GetJwksRequest;
 use proto::identity::v1::identity_service_client::IdentityServiceClient;
 use proto::identity::v1::identity_service_server::IdentityServiceServer;
@@ -26,7 +26,10 @@ pub use settings::{FirstAdmin, Settings};
 
 /// The context's name: the domain of its refusals.
 const NAME: &str = "identity";
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("migrations/sqlite"),
+    postgres: embed_migrations!("migrations/postgres"),
+};
 
 /// The context.
 pub fn context(settings: Settings) -> Context {

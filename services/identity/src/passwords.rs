@@ -6,6 +6,7 @@ use argon2::Argon2;
 use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
 use mesh::config::Secret;
 use mesh::{Error, Result};
+use rand::Rng as _;
 use tokio::sync::Semaphore;
 
 /// Each takes a core and 19 MiB for some 20 ms: more at once would be taken from everybody else.
@@ -28,7 +29,7 @@ impl Passwords {
     /// What to keep of a password: a PHC string.
     pub(crate) async fn hash(&self, password: Secret) -> Result<Secret> {
         self.run(move || {
-            let salt = SaltString::encode_b64(&rand::random::<[u8; 16]>()).map_err(failed)?;
+            let salt = SaltString::encode_b64(&mesh::rng().random::<[u8; 16]>()).map_err(failed)?;
             let hash = Argon2::default()
                 .hash_password(password.reveal().as_bytes(), &salt)
                 .map_err(failed)?;

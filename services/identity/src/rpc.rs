@@ -47,11 +47,11 @@ impl Identity {
     pub(crate) async fn keep_house(self) {
         loop {
             self.limits.forget_idle();
-            if let Err(error) = self.keys.refresh(SystemTime::now()) {
+            if let Err(error) = self.keys.refresh(mesh::now()) {
                 let error: &(dyn std::error::Error + 'static) = &error;
                 tracing::error!(error, "the signing keys were not refreshed: the known ones stay");
             }
-            match self.store.write(|tx| store::forget_expired(tx, SystemTime::now())).await {
+            match self.store.write(|tx| store::forget_expired(tx, mesh::now())).await {
                 Ok(some) if some > 0 => continue,
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "expired refresh tokens were not forgotten"),
@@ -61,7 +61,7 @@ impl Identity {
     }
 
     fn refresh_token_expires(&self) -> SystemTime {
-        SystemTime::now() + self.settings.refresh_token_life
+        mesh::now() + self.settings.refresh_token_life
     }
 
     fn pair(&self, account: &Account, text: &Secret, kept: &RefreshToken) -> Result<api::Tokens> {

@@ -32,7 +32,7 @@ pub(crate) fn pair(
     text: &Secret,
     kept: &RefreshToken,
 ) -> Result<api::Tokens> {
-    let now = SystemTime::now();
+    let now = mesh::now();
     let (issued, ends) = (seconds(now), seconds(now + life));
     let access_token = keys.sign(&AccessClaims {
         iss: trust.issuer.clone(),

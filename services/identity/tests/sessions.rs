@@ -32,11 +32,7 @@ async fn who_signs_up_can_sign_in_and_is_known_by_the_token() {
     assert_eq!(identity.my_account(&tokens.access_token).await.unwrap(), account);
 
     let left = |time: Option<_>| {
-        SystemTime::try_from(time.unwrap())
-            .unwrap()
-            .duration_since(SystemTime::now())
-            .unwrap()
-            .as_secs()
+        SystemTime::try_from(time.unwrap()).unwrap().duration_since(mesh::now()).unwrap().as_secs()
     };
     assert!((14 * 60..=15 * 60).contains(&left(tokens.access_token_expire_time)));
     assert!((29 * 86400..=30 * 86400).contains(&left(tokens.refresh_token_expire_time)));
@@ -236,9 +232,9 @@ async fn an_expired_refresh_token_is_refused_and_forgotten() {
 
     use diesel::prelude::*;
     diesel::table! { refresh_token (hash) { hash -> Text, } }
-    let file = identity.mesh.store_file("identity");
+    let store = identity.mesh.store("identity");
     eventually("the token is forgotten", || async {
-        let mut conn = SqliteConnection::establish(&file.to_string_lossy()).unwrap();
+        let mut conn = store.connect().unwrap();
         let left: i64 = refresh_token::table.count().get_result(&mut conn).unwrap();
         (left == 0).then_some(())
     })
@@ -301,10 +297,10 @@ async fn too_many_tries_from_an_address_are_refused() {
 async fn sign_ups_and_roles_are_published_without_an_email() {
     let identity = Identity::start(settings()).await;
     let account = identity.sign_up(EMAIL).await.unwrap();
-    let mut log = EventServiceClient::new(identity.mesh.service("mypage", "identity"));
+    let mut log = EventServiceClient::new(identity.mesh.service("identity", "identity"));
     let request = SubscribeRequest {
         source: "identity".to_owned(),
-        policy: "test".to_owned(),
+        policy: "identity/test".to_owned(),
         ..Default::default()
     };
     let mut batches = log.subscribe(request).await.unwrap().into_inner();

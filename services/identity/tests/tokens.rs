@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use common::{ADMIN, EMAIL, Identity, PASSWORD, settings};
 use identity::Settings;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use mesh::{Mesh, Options};
+use mesh::Mesh;
 use mesh_testing::request_id;
 use proto::identity::v1 as api;
 use serde_json::{Value, json};
@@ -77,12 +77,12 @@ fn unsigned(header: &Value, claims: &Value) -> String {
 }
 
 #[tokio::test]
-async fn id_2_a_token_that_is_not_good_is_unauthenticated() {
+async fn id_2_s_10_s_12_a_token_that_is_not_good_is_unauthenticated() {
     let identity = Identity::start(settings()).await;
     let good = identity.customer().await;
     let key = Stolen::from(&identity);
     let claims = claims_of(&good.access_token);
-    let now = mesh::auth::seconds(SystemTime::now());
+    let now = mesh::auth::seconds(mesh::now());
     assert!(
         identity.my_account(&key.sign(&claims)).await.is_ok(),
         "forging works: what follows proves something"
@@ -162,7 +162,7 @@ async fn id_2_a_token_ends() {
     let token = identity.customer().await.access_token;
     let claims = claims_of(&token);
     assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 15 * 60);
-    let end = json!(mesh::auth::seconds(SystemTime::now()) - 31);
+    let end = json!(mesh::auth::seconds(mesh::now()) - 31);
     let ended = Stolen::from(&identity).sign(&changed(&claims, "exp", Some(end)));
     assert_eq!(identity.my_account(&ended).await.unwrap_err().code(), Code::Unauthenticated);
 }
@@ -196,7 +196,7 @@ async fn id_3_rotating_the_key_breaks_no_live_session() {
 
     // When the new key signs, in a process that was started again.
     identity.mesh.mesh.shut_down().await;
-    let mesh = Mesh::new(Options::new(identity.mesh.folder())).unwrap();
+    let mesh = Mesh::new(identity.mesh.options().clone()).unwrap();
     mesh.start(&identity::context(Settings { key_lead: Duration::ZERO, ..settings() }))
         .await
         .unwrap();
@@ -231,7 +231,7 @@ async fn id_3_an_outlived_key_is_removed_while_identity_runs() {
         .key_id;
     // Time passes: the new key has been here for an hour.
     let file = identity.mesh.folder().join("identity-keys").join(format!("{new_key}.pem"));
-    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    let long_ago = mesh::now() - Duration::from_secs(3600);
     std::fs::File::options().write(true).open(file).unwrap().set_modified(long_ago).unwrap();
     mesh_testing::eventually("the old key is gone", || async {
         let jwks =

@@ -7,13 +7,16 @@ mod rpc;
 mod store;
 mod wire;
 
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Context, View, Wiring};
+use diesel_migrations::embed_migrations;
+use mesh::{Context, Migrations, View, Wiring};
 use proto::mypage::v1::my_page_service_server::MyPageServiceServer;
 
 /// The context's name.
 const NAME: &str = "mypage";
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("migrations/sqlite"),
+    postgres: embed_migrations!("migrations/postgres"),
+};
 
 /// The context.
 pub fn context() -> Context {

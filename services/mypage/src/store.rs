@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
-use diesel::dsl::min;
+use diesel::dsl::{case_when, min};
 use diesel::prelude::*;
 use mesh::events::Generations;
-use mesh::{Conn, Error, Event, Money, Page, Result, Tx, micros, time_of, update};
+use mesh::{
+    Bug, Conn, Error, Event, Money, Page, Result, Tx, insert, insert_once, micros, planted,
+    time_of, update,
+};
 
 use crate::domain::{MyOrder, Progress};
 
@@ -150,28 +153,51 @@ pub(crate) fn apply<M>(
     }
     let row = my_order::table.find((generation, name));
     let known = row.select(OrderRow::as_select()).first(&mut **tx).optional()?;
-    let is_new = known.is_none();
+    let (is_new, was_visible) = (known.is_none(), known.as_ref().is_some_and(|row| row.visible));
     let mut order = known.map_or_else(|| MyOrder::unheard_of(name, customer), MyOrder::from);
     effect(&mut order);
     order.happened(event.time);
 
     let changed = OrderRow::of(order, generation, next_change(tx)?);
+    let row = my_order::generation.eq(generation).and(my_order::name.eq(name));
     if is_new {
-        diesel::insert_into(my_order::table).values(changed).execute(&mut **tx)?;
+        insert(my_order::table, changed).execute(tx)?;
+    } else if was_visible {
+        // What its first event has told stays, and the index of it is left alone.
+        let values = (
+            my_order::state.eq(changed.state),
+            my_order::payment_state.eq(changed.payment_state),
+            my_order::update_time.eq(changed.update_time),
+            my_order::change.eq(changed.change),
+        );
+        update(my_order::table, row, values).execute(tx)?;
     } else {
-        let row = my_order::generation.eq(generation).and(my_order::name.eq(name));
-        update(my_order::table, row, changed).execute(&mut **tx)?;
+        update(my_order::table, row, changed).execute(tx)?;
+    }
+    Ok(())
+}
+
+/// Gives an event its place in the history of an order, once, whatever the order is by now. For the rest as [`apply`].
+pub(crate) fn tell<M>(tx: &mut Tx<'_>, event: &Event<M>, name: &str, customer: &str) -> Result<()> {
+    let (generation, time) = (tx.generation(), micros(event.time));
+    if !note(tx, generation, name, event)? {
+        return Ok(());
+    }
+    let row = my_order::generation.eq(generation).and(my_order::name.eq(name));
+    let last = case_when(my_order::update_time.ge(time), my_order::update_time).otherwise(time);
+    let change = next_change(tx)?;
+    let values = (my_order::update_time.eq(last), my_order::change.eq(change));
+    if update(my_order::table, row, values).execute(tx)? == 0 {
+        let mut order = MyOrder::unheard_of(name, customer);
+        order.happened(event.time);
+        let row = OrderRow::of(order, generation, change);
+        insert(my_order::table, row).execute(tx)?;
     }
     Ok(())
 }
 
 /// Writes an event down in an order's history; says whether it was not there yet.
 fn note<M>(conn: &mut Conn, generation: i32, order: &str, event: &Event<M>) -> Result<bool> {
-    let known =
-        my_progress::table.find((generation, order, &event.id)).count().get_result::<i64>(conn)?;
-    if known > 0 {
-        return Ok(false);
-    }
     let progress = ProgressRow {
         generation,
         order_name: order.to_owned(),
@@ -182,15 +208,13 @@ fn note<M>(conn: &mut Conn, generation: i32, order: &str, event: &Event<M>) -> R
         sequence: i64::try_from(event.sequence).unwrap_or(i64::MAX),
         time: micros(event.time),
     };
-    diesel::insert_into(my_progress::table).values(progress).execute(conn)?;
-    Ok(true)
+    Ok(insert_once(my_progress::table, progress).execute(conn)? > 0)
 }
 
 /// The number of one change. Taken in the transaction of the change, so that numbers are seen in their order.
 fn next_change(conn: &mut Conn) -> QueryResult<i64> {
     let next = my_change::last.eq(my_change::last + 1);
-    update(my_change::table, my_change::one.eq(1), next).execute(conn)?;
-    last_change(conn)
+    update(my_change::table, my_change::one.eq(1), next).returning(my_change::last).get_result(conn)
 }
 
 fn last_change(conn: &mut Conn) -> QueryResult<i64> {
@@ -243,12 +267,14 @@ fn current<T>(conn: &mut Conn, read: impl FnOnce(&mut Conn, i32) -> Result<T>) -
 /// An order of this customer.
 pub(crate) fn order(conn: &mut Conn, customer: &str, name: &str) -> Result<Told> {
     current(conn, |conn, generation| {
-        let row = my_order::table
+        let named = my_order::table
             .find((generation, name))
-            .filter(my_order::customer.eq(customer))
             .filter(my_order::visible)
-            .select(OrderRow::as_select())
-            .load(conn)?;
+            .select(OrderRow::as_select());
+        let row = match planted(Bug::NoOwnerFilter) {
+            false => named.filter(my_order::customer.eq(customer)).load(conn)?,
+            true => named.load(conn)?,
+        };
         let told = with_history(conn, generation, row)?.pop();
         told.ok_or_else(|| Error::NotFound(name.to_owned()))
     })

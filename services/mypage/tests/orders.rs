@@ -137,7 +137,7 @@ async fn g3_a_log_that_is_told_again_changes_nothing() {
     let (before, changes) = (stage.dump(), stage.number("SELECT last AS number FROM my_change"));
 
     stage.test.mesh.stop("mypage").await;
-    stage.tamper("UPDATE mesh_cursor SET position = 0");
+    stage.forget_cursors();
     stage.test.restart("mypage").await;
     let behind = "SELECT count(*) AS number FROM mesh_cursor WHERE position = 0
                   AND source IN ('homemovie.app', 'homemovie.movie', 'payment')";

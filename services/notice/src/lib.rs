@@ -14,15 +14,18 @@ mod wire;
 
 use std::sync::Arc;
 
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Context, Wiring};
+use diesel_migrations::embed_migrations;
+use mesh::{Context, Migrations, Wiring};
 use proto::notice::v1::notice_service_server::NoticeServiceServer;
 
 pub use settings::{Mail, Settings, Webhook};
 
 /// The context's name: the domain of its refusals.
 const NAME: &str = "notice";
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("migrations/sqlite"),
+    postgres: embed_migrations!("migrations/postgres"),
+};
 
 /// The context.
 pub fn context(settings: Settings) -> Context {

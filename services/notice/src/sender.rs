@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -88,9 +88,8 @@ impl Sender {
             return Ok((Vec::new(), LOOK));
         }
         let next = self.store.read(move |conn| store::next_due(conn, medium)).await?;
-        let wait = next.map_or(LOOK, |time| {
-            time.duration_since(SystemTime::now()).unwrap_or_default().min(LOOK)
-        });
+        let wait = next
+            .map_or(LOOK, |time| time.duration_since(mesh::now()).unwrap_or_default().min(LOOK));
         if !wait.is_zero() {
             return Ok((Vec::new(), wait));
         }

@@ -34,8 +34,8 @@ diesel::table! {
     }
 }
 
-#[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = notice, primary_key(name))]
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = notice)]
 struct Row {
     name: String,
     recipient: String,
@@ -143,8 +143,8 @@ pub(crate) fn before(
 /// The number of the next notice. Taken in the transaction that tells it, so that numbers are seen in their order.
 pub(crate) fn next_sequence(conn: &mut Conn) -> Result<i64> {
     let next = notice_sequence::last.eq(notice_sequence::last + 1);
-    update(notice_sequence::table, notice_sequence::one.eq(1), next).execute(conn)?;
-    last_sequence(conn)
+    let next = update(notice_sequence::table, notice_sequence::one.eq(1), next);
+    Ok(next.returning(notice_sequence::last).get_result(conn)?)
 }
 
 /// The number of the last notice that was told to anybody.
@@ -154,7 +154,7 @@ pub(crate) fn last_sequence(conn: &mut Conn) -> Result<i64> {
 
 /// Stores a new one.
 pub(crate) fn insert(conn: &mut Conn, new: &Notice) -> Result<()> {
-    diesel::insert_into(notice::table).values(Row::from(new)).execute(conn)?;
+    mesh::insert(notice::table, Row::from(new)).execute(conn)?;
     Ok(())
 }
 
@@ -206,10 +206,16 @@ pub(crate) fn find(conn: &mut Conn, id: Id<Notices>) -> Result<Notice> {
     row.try_into()
 }
 
-/// Stores what became of it.
+/// Stores what became of it. What it says and to whom never changes.
 pub(crate) fn save(conn: &mut Conn, changed: &Notice) -> Result<()> {
     let row = notice::name.eq(changed.id.to_string());
-    update(notice::table, row, Row::from(changed)).execute(conn)?;
+    let values = (
+        notice::state.eq(changed.state.word()),
+        notice::attempts.eq(i32::try_from(changed.attempts).unwrap_or(i32::MAX)),
+        notice::next_attempt_time.eq(micros(changed.next_attempt)),
+        notice::last_failure.eq(&changed.last_failure),
+    );
+    update(notice::table, row, values).execute(conn)?;
     Ok(())
 }
 

@@ -81,7 +81,7 @@ impl WebhookCourier {
     }
 
     async fn post(&self, notice: &Notice) -> Outcome {
-        let Some(request) = self.request(notice, SystemTime::now()) else {
+        let Some(request) = self.request(notice, mesh::now()) else {
             return Outcome::Refused("the request could not be written".to_owned());
         };
         match self.client.request(request).await {

@@ -227,7 +227,7 @@ mod tests {
     }
 
     fn pending() -> Payment {
-        Payment::pending(ORDER, Id::new(), won(50_000), SystemTime::now())
+        Payment::pending(ORDER, Id::new(), won(50_000), mesh::now())
     }
 
     fn in_state(state: State) -> Payment {
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_tombstone_has_cost_nothing() {
-        let tombstone = Payment::tombstone(ORDER, Id::new(), "X", "XXX", SystemTime::now());
+        let tombstone = Payment::tombstone(ORDER, Id::new(), "X", "XXX", mesh::now());
         assert_eq!((tombstone.state, tombstone.amount), (State::Voided, Money::new("XXX", 0)));
     }
 }

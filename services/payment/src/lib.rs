@@ -11,8 +11,8 @@ mod wire;
 
 use std::sync::Arc;
 
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Context, Wiring};
+use diesel_migrations::embed_migrations;
+use mesh::{Context, Migrations, Wiring};
 use proto::payment::v1::payment_service_server::PaymentServiceServer;
 
 pub use provider::{ProviderEntry, ProviderLog};
@@ -20,7 +20,10 @@ pub use settings::{Delay, Settings};
 
 /// The context's name: the domain of its refusals.
 const NAME: &str = "payment";
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("migrations/sqlite"),
+    postgres: embed_migrations!("migrations/postgres"),
+};
 
 /// The context.
 pub fn context(settings: Settings) -> Context {
@@ -40,4 +43,5 @@ pub fn context(settings: Settings) -> Context {
                 .serve(PaymentServiceServer::new(rpc::Service { store, charges, refunds })))
         },
     )
+    .with_store_apart(provider::books::STORE, provider::books::migrations)
 }

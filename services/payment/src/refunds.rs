@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -120,12 +120,12 @@ impl Refunds {
     async fn due(&self) -> Result<Vec<Due>> {
         // As many again as may be under way: those are due, too.
         let limit = i64::try_from(2 * AT_ONCE).unwrap_or(i64::MAX);
-        self.store.read(move |conn| store::list_due(conn, SystemTime::now(), limit)).await
+        self.store.read(move |conn| store::list_due(conn, mesh::now(), limit)).await
     }
 
     /// Undoes charges that have waited so long that whoever asked has given up, or has died.
     async fn sweep(&self) -> Result<()> {
-        let before = SystemTime::now() - self.sweep_after;
+        let before = mesh::now() - self.sweep_after;
         let abandoned =
             self.store.read(move |conn| store::pending_since(conn, before, 100)).await?;
         for payment in abandoned {

@@ -36,8 +36,8 @@ diesel::table! {
     }
 }
 
-#[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = payment, primary_key(name))]
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = payment)]
 struct Row {
     name: String,
     order_name: String,
@@ -185,14 +185,21 @@ pub(crate) fn pending_since(conn: &mut Conn, time: SystemTime, limit: i64) -> Re
 
 /// Stores a payment that is new.
 pub(crate) fn insert(conn: &mut Conn, payment: &Payment) -> Result<()> {
-    diesel::insert_into(payment::table).values(Row::from(payment)).execute(conn)?;
+    mesh::insert(payment::table, Row::from(payment)).execute(conn)?;
     Ok(())
 }
 
-/// Stores what became of a payment.
-pub(crate) fn save(conn: &mut Conn, payment: &Payment) -> Result<()> {
-    let row = payment::name.eq(payment.id.to_string());
-    update(payment::table, row, Row::from(payment)).execute(conn)?;
+/// Stores what became of a payment. Whose it is and for what never changes, and the indexes of that are left alone.
+pub(crate) fn save(conn: &mut Conn, changed: &Payment) -> Result<()> {
+    let row = payment::name.eq(changed.id.to_string());
+    let values = (
+        payment::refunded.eq(changed.refunded.minor_units),
+        payment::state.eq(text_of(changed.state)),
+        payment::reason.eq(&changed.reason),
+        payment::provider_reference.eq(&changed.reference),
+        payment::revision.eq(changed.revision),
+    );
+    update(payment::table, row, values).execute(conn)?;
     Ok(())
 }
 
@@ -281,7 +288,7 @@ pub(crate) fn list_due(conn: &mut Conn, time: SystemTime, limit: i64) -> Result<
 pub(crate) fn postpone(conn: &mut Conn, payment: Id<Payments>, wait: Duration) -> Result<()> {
     let values = (
         payment_refund_due::attempts.eq(payment_refund_due::attempts + 1),
-        payment_refund_due::due_time.eq(micros(SystemTime::now() + wait)),
+        payment_refund_due::due_time.eq(micros(mesh::now() + wait)),
     );
     diesel::update(payment_refund_due::table.find(payment.to_string()))
         .set(values)

@@ -7,14 +7,17 @@ mod rpc;
 mod store;
 mod wire;
 
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Context, Wiring};
+use diesel_migrations::embed_migrations;
+use mesh::{Context, Migrations, Wiring};
 use proto::homemovie::app::v1::movie_application_service_server::MovieApplicationServiceServer;
 use proto::payment::v1::payment_service_client::PaymentServiceClient;
 
 /// The context's name: the domain of its refusals.
 const NAME: &str = "homemovie.app";
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("migrations/sqlite"),
+    postgres: embed_migrations!("migrations/postgres"),
+};
 
 /// The context.
 pub fn context() -> Context {

@@ -1,7 +1,7 @@
 //! The tables of applications and of what is known of films.
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of, update};
+use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, insert, micros, time_of, update};
 
 use crate::domain::{Application, Film, MovieApplications, Movies, State};
 
@@ -29,8 +29,8 @@ diesel::table! {
     }
 }
 
-#[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = movie_application, primary_key(name))]
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = movie_application)]
 struct Row {
     name: String,
     customer: String,
@@ -95,14 +95,18 @@ fn state(text: &str) -> Result<State> {
 
 /// A new application.
 pub(crate) fn add(conn: &mut Conn, application: &Application) -> Result<()> {
-    diesel::insert_into(movie_application::table).values(Row::from(application)).execute(conn)?;
+    insert(movie_application::table, Row::from(application)).execute(conn)?;
     Ok(())
 }
 
-/// An application as it is now.
+/// Where an application stands now. Whose it is and for what never changes, and the index of that is left alone.
 pub(crate) fn save(conn: &mut Conn, application: &Application) -> Result<()> {
     let row = movie_application::name.eq(application.id.to_string());
-    update(movie_application::table, row, Row::from(application)).execute(conn)?;
+    let values = (
+        movie_application::state.eq(word(application.state)),
+        movie_application::revision.eq(application.revision),
+    );
+    update(movie_application::table, row, values).execute(conn)?;
     Ok(())
 }
 

@@ -7,13 +7,16 @@ mod seed;
 mod store;
 mod wire;
 
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Context, Wiring};
+use diesel_migrations::embed_migrations;
+use mesh::{Context, Migrations, Wiring};
 use proto::homemovie::movie::v1::movie_service_server::MovieServiceServer;
 
 /// The context's name: the domain of its refusals.
 const NAME: &str = "homemovie.movie";
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("migrations/sqlite"),
+    postgres: embed_migrations!("migrations/postgres"),
+};
 
 /// The context. With `seed`, an empty catalogue begins with a few films.
 pub fn context(seed: bool) -> Context {

@@ -1,7 +1,7 @@
 //! The tables of films and purchases.
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of, update};
+use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, insert, micros, time_of, update};
 
 use crate::domain::{Movie, MovieApplications, Movies, Purchase, PurchaseState};
 
@@ -115,8 +115,8 @@ pub(crate) fn is_empty(conn: &mut Conn) -> Result<bool> {
     Ok(movie::table.count().get_result::<i64>(conn)? == 0)
 }
 
-#[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = movie_purchase, primary_key(name))]
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = movie_purchase)]
 struct PurchaseRow {
     name: String,
     application: String,
@@ -127,19 +127,22 @@ struct PurchaseRow {
     revision: i64,
 }
 
+fn word(state: PurchaseState) -> &'static str {
+    match state {
+        PurchaseState::Ordered => "MOVIE_ORDERED",
+        PurchaseState::Watched => "MOVIE_WATCHED",
+        PurchaseState::Cancelled => "MOVIE_CANCELLED",
+    }
+}
+
 impl From<&Purchase> for PurchaseRow {
     fn from(purchase: &Purchase) -> Self {
-        let state = match purchase.state {
-            PurchaseState::Ordered => "MOVIE_ORDERED",
-            PurchaseState::Watched => "MOVIE_WATCHED",
-            PurchaseState::Cancelled => "MOVIE_CANCELLED",
-        };
         Self {
             name: purchase.id.to_string(),
             application: purchase.application.to_string(),
             customer: purchase.customer.to_string(),
             movie: purchase.movie.to_string(),
-            state: state.to_owned(),
+            state: word(purchase.state).to_owned(),
             create_time: micros(purchase.created),
             revision: purchase.revision,
         }
@@ -169,14 +172,18 @@ impl TryFrom<PurchaseRow> for Purchase {
 
 /// A new purchase.
 pub(crate) fn add_purchase(conn: &mut Conn, purchase: &Purchase) -> Result<()> {
-    diesel::insert_into(movie_purchase::table).values(PurchaseRow::from(purchase)).execute(conn)?;
+    insert(movie_purchase::table, PurchaseRow::from(purchase)).execute(conn)?;
     Ok(())
 }
 
-/// A purchase as it is now.
+/// Where a purchase stands now. Whose it is and for what never changes, and the index of that is left alone.
 pub(crate) fn save_purchase(conn: &mut Conn, purchase: &Purchase) -> Result<()> {
     let row = movie_purchase::name.eq(purchase.id.to_string());
-    update(movie_purchase::table, row, PurchaseRow::from(purchase)).execute(conn)?;
+    let values = (
+        movie_purchase::state.eq(word(purchase.state)),
+        movie_purchase::revision.eq(purchase.revision),
+    );
+    update(movie_purchase::table, row, values).execute(conn)?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use proto::homemovie::app::v1::{MovieAppCancelled, MovieApplicationAdvanced, Mov
 use proto::homemovie::movie::v1::{MovieCancelRefused, MovieCancelled, MovieOrdered, MovieWatched};
 
 use crate::domain::{Placed, Ranks};
-use crate::store::apply;
+use crate::store::{apply, tell};
 
 const SYSTEM: &str = "homemovie";
 /// The collection of its orders.
@@ -69,19 +69,19 @@ fn whenever_movie_application_advanced(
 }
 
 fn whenever_movie_ordered(tx: &mut Tx<'_>, event: &Event<MovieOrdered>) -> Result<()> {
-    apply(tx, event, &event.movie_application, &event.customer, |_| {})
+    tell(tx, event, &event.movie_application, &event.customer)
 }
 
 fn whenever_movie_watched(tx: &mut Tx<'_>, event: &Event<MovieWatched>) -> Result<()> {
-    apply(tx, event, &event.movie_application, &event.customer, |_| {})
+    tell(tx, event, &event.movie_application, &event.customer)
 }
 
 fn whenever_movie_cancelled(tx: &mut Tx<'_>, event: &Event<MovieCancelled>) -> Result<()> {
-    apply(tx, event, &event.movie_application, &event.customer, |_| {})
+    tell(tx, event, &event.movie_application, &event.customer)
 }
 
 fn whenever_movie_cancel_refused(tx: &mut Tx<'_>, event: &Event<MovieCancelRefused>) -> Result<()> {
-    apply(tx, event, &event.movie_application, &event.customer, |_| {})
+    tell(tx, event, &event.movie_application, &event.customer)
 }
 
 /// A state in the system's own word.

@@ -3,7 +3,7 @@
 use mesh::{Event, Policy, Result, Tx, whenever};
 use proto::notice::v1::Noticed;
 
-use crate::store::apply;
+use crate::store::tell;
 
 pub(crate) fn policies() -> [Policy; 1] {
     [whenever("tell in the history that the customer was told", whenever_noticed).from_start()]
@@ -14,5 +14,5 @@ fn whenever_noticed(tx: &mut Tx<'_>, event: &Event<Noticed>) -> Result<()> {
     if !super::is_order(&event.order) {
         return Ok(());
     }
-    apply(tx, event, &event.order, &event.recipient, |_| {})
+    tell(tx, event, &event.order, &event.recipient)
 }

@@ -8,7 +8,7 @@ use proto::outerpark::reservation::v1::{
 };
 
 use crate::domain::{Placed, Ranks};
-use crate::store::apply;
+use crate::store::{apply, tell};
 
 const SYSTEM: &str = "outerpark";
 /// The collection of its orders.
@@ -88,11 +88,11 @@ fn whenever_reservation_expired(tx: &mut Tx<'_>, event: &Event<ReservationExpire
 }
 
 fn whenever_seats_deducted(tx: &mut Tx<'_>, event: &Event<SeatsDeducted>) -> Result<()> {
-    apply(tx, event, &event.reservation, NOBODY_YET, |_| {})
+    tell(tx, event, &event.reservation, NOBODY_YET)
 }
 
 fn whenever_seats_returned(tx: &mut Tx<'_>, event: &Event<SeatsReturned>) -> Result<()> {
-    apply(tx, event, &event.reservation, NOBODY_YET, |_| {})
+    tell(tx, event, &event.reservation, NOBODY_YET)
 }
 
 /// Whose a reservation is, to those who keep the seats: they do not know.

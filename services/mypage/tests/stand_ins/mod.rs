@@ -6,8 +6,8 @@ mod outerpark;
 use std::sync::{Arc, Mutex};
 
 use diesel::prelude::*;
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Context, Store, Wiring};
+use diesel_migrations::embed_migrations;
+use mesh::{Conn, Context, Migrations, Store, Wiring};
 use mesh_testing::{Account, SignedIn, TestMesh, eventually, request_id};
 use prost::{Message, Name};
 use proto::common::v1::Money;
@@ -19,7 +19,10 @@ use proto::payment::v1 as payment;
 
 pub(crate) use proto::homemovie::app::v1::movie_application::State;
 
-const LOG_ONLY: EmbeddedMigrations = embed_migrations!("tests/migrations");
+const LOG_ONLY: Migrations = Migrations {
+    sqlite: embed_migrations!("tests/migrations/sqlite"),
+    postgres: embed_migrations!("tests/migrations/postgres"),
+};
 
 /// Another context, by its name only.
 pub(crate) struct StandIn {
@@ -271,13 +274,14 @@ impl Stage {
 
     /// A number in my page's store.
     pub(crate) fn number(&self, query: &str) -> i64 {
+        let query = format!("SELECT CAST(number AS BIGINT) AS number FROM ({query}) AS found");
         let row: Number = diesel::sql_query(query).get_result(&mut self.store()).expect("a number");
         row.number
     }
 
-    /// Changes my page's store behind its back; it must be stopped.
-    pub(crate) fn tamper(&self, statement: &str) {
-        diesel::sql_query(statement).execute(&mut self.store()).expect("a statement that works");
+    /// Has my page begin anew in every log, behind its back; it must be stopped.
+    pub(crate) fn forget_cursors(&self) {
+        mesh_testing::turn_back(&self.test.store("mypage"), "true");
     }
 
     fn rows(&self, query: &str) -> Vec<String> {
@@ -285,12 +289,8 @@ impl Stage {
         rows.into_iter().map(|row| row.text).collect()
     }
 
-    fn store(&self) -> SqliteConnection {
-        let file = self.test.store_file("mypage");
-        let mut store =
-            SqliteConnection::establish(&file.to_string_lossy()).expect("my page's store");
-        diesel::sql_query("PRAGMA busy_timeout = 5000").execute(&mut store).expect("patience");
-        store
+    fn store(&self) -> Conn {
+        self.test.store("mypage").connect().expect("my page's store")
     }
 }
 

@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Accounts, Context, Error, Id, Wiring};
+use diesel_migrations::embed_migrations;
+use mesh::{Accounts, Context, Error, Id, Migrations, Wiring};
 use proto::identity::v1 as api;
 use proto::identity::v1::identity_service_server::{IdentityService, IdentityServiceServer};
 use tonic::{Request, Response, Status};
 
-const LOG_ONLY: EmbeddedMigrations = embed_migrations!("tests/migrations");
+const LOG_ONLY: Migrations = Migrations {
+    sqlite: embed_migrations!("tests/migrations/sqlite"),
+    postgres: embed_migrations!("tests/migrations/postgres"),
+};
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use diesel::{QueryableByName, RunQueryDsl as _};
+use mesh::StoreAt;
 use mesh::config::Secret;
 use mesh_testing::eventually;
 use notice::{Mail, Settings};
@@ -130,10 +132,29 @@ async fn no_address_is_kept() {
         desk.settled(&order, Medium::Email, state).await;
     }
     desk.mesh.mesh.stop("notice").await;
-    let kept = std::fs::read(desk.mesh.store_file("notice")).expect("a file");
+    let kept = everything(&desk.mesh.store("notice"));
     let has = |text: &str| kept.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("the mail server answered 550"), "the file is read");
     assert!(!has(EMAIL));
+}
+
+/// All there is in a store.
+fn everything(store: &StoreAt) -> Vec<u8> {
+    match store {
+        StoreAt::File(file) => std::fs::read(file).expect("a file"),
+        StoreAt::Postgres(_) => {
+            let rows = "SELECT string_agg(notice::text, ' ') AS text FROM notice";
+            let mut conn = store.connect().expect("a store");
+            let all: Rows = diesel::sql_query(rows).get_result(&mut conn).expect("rows");
+            all.text.into_bytes()
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct Rows {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    text: String,
 }
 
 #[tokio::test]

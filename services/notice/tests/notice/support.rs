@@ -114,11 +114,10 @@ impl Desk {
 
     /// Every event there is about this order.
     pub(crate) async fn events(&self, order: &str) -> Vec<Event> {
-        let mut client =
-            EventServiceClient::new(self.mesh.service("outerpark.reservation", "notice"));
+        let mut client = EventServiceClient::new(self.mesh.service("mypage", "notice"));
         let request = SubscribeRequest {
             source: "notice".to_owned(),
-            policy: "outerpark.reservation/test".to_owned(),
+            policy: "mypage/test".to_owned(),
             ..SubscribeRequest::default()
         };
         let mut stream = client.subscribe(request).await.expect("a stream").into_inner();

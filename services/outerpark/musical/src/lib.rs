@@ -6,16 +6,19 @@ mod settings;
 mod store;
 mod wire;
 
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use diesel_migrations::embed_migrations;
 use mesh::simulate::Load;
-use mesh::{Context, Wiring};
+use mesh::{Context, Migrations, Wiring};
 use proto::outerpark::musical::v1::musical_service_server::MusicalServiceServer;
 
 pub use settings::Settings;
 
 /// The context's name: the domain of its refusals.
 const NAME: &str = "outerpark.musical";
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("migrations/sqlite"),
+    postgres: embed_migrations!("migrations/postgres"),
+};
 
 /// The context. It reacts to no events: a seat is freed by whoever took it.
 pub fn context(settings: Settings) -> Context {

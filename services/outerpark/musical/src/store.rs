@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as Failure};
-use mesh::{Conn, Error, Id, Money, Page, Result, micros, time_of, update};
+use mesh::{Conn, Error, Id, Money, Page, Result, insert, micros, time_of, update};
 
 use crate::domain::{Musical, MusicalReservations, Musicals, Refusal, SeatHold, Taken, Times};
 
@@ -249,7 +249,7 @@ pub(crate) fn hold(
 
 /// The first that is heard of a reservation.
 pub(crate) fn add_hold(conn: &mut Conn, hold: &SeatHold) -> Result<()> {
-    let added = diesel::insert_into(seat_hold::table).values(HoldRow::from(hold)).execute(conn);
+    let added = insert(seat_hold::table, HoldRow::from(hold)).execute(conn);
     unless_taken(added, || Error::Changed(hold.reservation.to_string()))
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mesh::{Result, Store};
 use proto::outerpark::reservation::v1::ReservationExpired;
@@ -50,7 +50,7 @@ impl Clock {
     }
 
     async fn expire(&self) -> Result<()> {
-        let now = SystemTime::now();
+        let now = mesh::now();
         if self.store.read(move |conn| store::overdue(conn, now)).await?.is_empty() {
             return Ok(());
         }

@@ -9,8 +9,8 @@ mod settings;
 mod store;
 mod wire;
 
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Context, Wiring};
+use diesel_migrations::embed_migrations;
+use mesh::{Context, Migrations, Wiring};
 use proto::notice::v1::notice_service_client::NoticeServiceClient;
 use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
 use proto::outerpark::reservation::v1::reservation_service_server::ReservationServiceServer;
@@ -20,7 +20,10 @@ pub use settings::Settings;
 
 /// The context's name: the domain of its refusals.
 const NAME: &str = "outerpark.reservation";
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("migrations/sqlite"),
+    postgres: embed_migrations!("migrations/postgres"),
+};
 
 /// The context.
 pub fn context(settings: Settings) -> Context {

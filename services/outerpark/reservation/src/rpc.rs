@@ -81,10 +81,7 @@ impl ReservationService for Reservations {
         check.finish()?;
 
         let reservation = self.store.read(move |conn| store::own(conn, customer, id)).await?;
-        let quote = self
-            .fee
-            .quote(&reservation, std::time::SystemTime::now())
-            .map_err(mesh::Error::from)?;
+        let quote = self.fee.quote(&reservation, mesh::now()).map_err(mesh::Error::from)?;
         let money = |minor_units| Money { minor_units, ..reservation.amount.clone() };
         let cancellation_quote = Some(api::CancellationQuote {
             quote: self.sign(&reservation, &quote),

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, micros, time_of, update};
+use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, insert, micros, time_of, update};
 
 use crate::domain::{MusicalReservations, Musicals, Performance, Reservation, State};
 
@@ -38,8 +38,8 @@ diesel::table! {
     }
 }
 
-#[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = reservation, primary_key(name))]
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = reservation)]
 struct Row {
     name: String,
     customer: String,
@@ -124,14 +124,20 @@ fn state(text: &str) -> Result<State> {
 
 /// A new reservation.
 pub(crate) fn add(conn: &mut Conn, reservation: &Reservation) -> Result<()> {
-    diesel::insert_into(reservation::table).values(Row::from(reservation)).execute(conn)?;
+    insert(reservation::table, Row::from(reservation)).execute(conn)?;
     Ok(())
 }
 
-/// A reservation as it is now.
-pub(crate) fn save(conn: &mut Conn, reservation: &Reservation) -> Result<()> {
-    let row = reservation::name.eq(reservation.id.to_string());
-    update(reservation::table, row, Row::from(reservation)).execute(conn)?;
+/// Where a reservation stands now. Whose it is and for what never changes, and the index of that is left alone.
+pub(crate) fn save(conn: &mut Conn, changed: &Reservation) -> Result<()> {
+    let row = reservation::name.eq(changed.id.to_string());
+    let values = (
+        reservation::state.eq(word(changed.state)),
+        reservation::confirmed.eq(changed.confirmed),
+        reservation::hold_expires.eq(micros(changed.hold_expires)),
+        reservation::revision.eq(changed.revision),
+    );
+    update(reservation::table, row, values).execute(conn)?;
     Ok(())
 }
 

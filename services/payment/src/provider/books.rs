@@ -1,18 +1,16 @@
 //! The books of the simulated provider: a store of its own, which also tells what it did when payment's own store does
 //! not know.
 
-use std::path::Path;
-use std::time::SystemTime;
-
-use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use mesh::{Collection as _, Conn, Error, Kit, Money, Store, Tx, micros};
+use diesel_migrations::embed_migrations;
+use mesh::{Collection as _, Kit, Migrations, Money, Store, StoreAt, Tx, micros};
 
 use crate::domain::{Charge, Payments};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/provider");
-const FILE: &str = "payment-provider.sqlite";
+const MIGRATIONS: Migrations = Migrations {
+    sqlite: embed_migrations!("migrations/provider/sqlite"),
+    postgres: embed_migrations!("migrations/provider/postgres"),
+};
 
 const CHARGED: &str = "CHARGED";
 const DECLINED: &str = "DECLINED";
@@ -30,9 +28,16 @@ diesel::table! {
     }
 }
 
-/// Opens the books, in the folder of this process.
+/// Where the books are.
+pub(crate) const STORE: &str = "provider";
+
+pub(crate) fn migrations() -> Migrations {
+    MIGRATIONS
+}
+
+/// Opens the books.
 pub(crate) fn open(kit: &Kit) -> mesh::Result<Store> {
-    kit.store_apart("provider", MIGRATIONS)
+    kit.store_apart()
 }
 
 /// What it decided for a key, and whether that is new.
@@ -89,16 +94,15 @@ pub(super) fn refund(tx: &mut Tx<'_>, key: &str, amount: &Money) -> mesh::Result
 }
 
 fn insert(tx: &mut Tx<'_>, key: &str, state: &str, amount: &Money) -> mesh::Result<()> {
-    diesel::insert_into(provider_charge::table)
-        .values((
-            provider_charge::key.eq(key),
-            provider_charge::state.eq(state),
-            provider_charge::currency.eq(&amount.currency),
-            provider_charge::amount.eq(amount.minor_units),
-            provider_charge::refunded.eq(0),
-            provider_charge::time.eq(micros(SystemTime::now())),
-        ))
-        .execute(&mut **tx)?;
+    let row = (
+        provider_charge::key.eq(key),
+        provider_charge::state.eq(state),
+        provider_charge::currency.eq(&amount.currency),
+        provider_charge::amount.eq(amount.minor_units),
+        provider_charge::refunded.eq(0),
+        provider_charge::time.eq(micros(mesh::now())),
+    );
+    mesh::insert(provider_charge::table, row).execute(tx)?;
     Ok(())
 }
 
@@ -121,16 +125,12 @@ pub struct ProviderEntry {
 }
 
 impl ProviderLog {
-    /// Reads the books of a process with this data folder, whether it runs or not. Blocking.
-    pub fn read(data: &Path) -> mesh::Result<Self> {
-        let file = data.join(FILE);
-        if !file.exists() {
+    /// Reads the books, whether a process has them open or not. Blocking.
+    pub fn read(at: &StoreAt) -> mesh::Result<Self> {
+        if matches!(at, StoreAt::File(file) if !file.exists()) {
             return Ok(Self::default());
         }
-        let sqlite =
-            SqliteConnection::establish(&file.to_string_lossy()).map_err(Error::internal)?;
-        let mut conn = Conn::Sqlite(sqlite);
-        conn.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;")?;
+        let mut conn = at.connect()?;
         let rows: Vec<(String, String, i64, i64)> = provider_charge::table
             .filter(provider_charge::state.eq(CHARGED))
             .order(provider_charge::key)

@@ -6,6 +6,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use mesh::simulate::{Load, Place};
 use mesh::{Accounts, Id, Money, Store, Tx, scope};
+use rand::Rng as _;
 
 use super::books::{self, Decided};
 use super::{PaymentProvider, ProviderError};
@@ -54,7 +55,7 @@ impl Simulated {
 
     /// Answers, or never does.
     async fn reply<T>(&self, answer: T) -> T {
-        if rand::random_bool(self.settings.lost_reply_share) {
+        if mesh::rng().random_bool(self.settings.lost_reply_share) {
             std::future::pending::<()>().await;
         }
         answer
@@ -62,7 +63,7 @@ impl Simulated {
 
     fn declines(&self, amount: &Money) -> bool {
         let too_much = self.settings.decline_over.is_some_and(|most| amount.minor_units > most);
-        too_much || rand::random_bool(self.settings.decline_share)
+        too_much || mesh::rng().random_bool(self.settings.decline_share)
     }
 }
 
@@ -124,7 +125,8 @@ mod tests {
                 give.send(Simulated::new(books::open(kit)?, &settings)).unwrap();
                 Ok(Wiring::default())
             },
-        );
+        )
+        .with_store_apart(books::STORE, books::migrations);
         let mesh = TestMesh::start(&[context]).await;
         (mesh, take.recv().unwrap())
     }
@@ -153,7 +155,10 @@ mod tests {
         }
         let entry =
             ProviderEntry { key: key.to_string(), charged: won(50_000), refunded: won(30_000) };
-        assert_eq!(ProviderLog::read(mesh.folder()).unwrap().entries, [entry]);
+        assert_eq!(
+            ProviderLog::read(&mesh.store_apart("payment", "provider")).unwrap().entries,
+            [entry]
+        );
     }
 
     #[tokio::test]
@@ -162,7 +167,10 @@ mod tests {
         let key = Id::new();
         provider.refund(key, &won(50_000)).await.unwrap();
         assert_eq!(charge(&provider, key).await, Charge::Declined);
-        assert_eq!(ProviderLog::read(mesh.folder()).unwrap().entries, []);
+        assert_eq!(
+            ProviderLog::read(&mesh.store_apart("payment", "provider")).unwrap().entries,
+            []
+        );
     }
 
     #[tokio::test]
@@ -176,7 +184,10 @@ mod tests {
             assert_eq!(charge(&provider, key).await, answer);
             approved += usize::from(answer != Charge::Declined);
         }
-        assert_eq!(ProviderLog::read(mesh.folder()).unwrap().entries.len(), approved);
+        assert_eq!(
+            ProviderLog::read(&mesh.store_apart("payment", "provider")).unwrap().entries.len(),
+            approved
+        );
     }
 
     #[tokio::test]
@@ -185,7 +196,9 @@ mod tests {
         let key = Id::new();
         mesh_testing::eventually("the charge is in the books", || async {
             timeout(Duration::from_millis(50), charge(&provider, key)).await.unwrap_err();
-            let standing = ProviderLog::read(mesh.folder()).unwrap().standing(&key.to_string());
+            let standing = ProviderLog::read(&mesh.store_apart("payment", "provider"))
+                .unwrap()
+                .standing(&key.to_string());
             (standing == 50_000).then_some(())
         })
         .await;
@@ -206,7 +219,7 @@ mod tests {
             () = waits => {}
         }
         let books = mesh_testing::eventually("the first charge is in the books", || async {
-            Some(ProviderLog::read(mesh.folder()).unwrap())
+            Some(ProviderLog::read(&mesh.store_apart("payment", "provider")).unwrap())
                 .filter(|books| !books.entries.is_empty())
         });
         assert_eq!(books.await.standing(&second.to_string()), 0);

@@ -95,7 +95,8 @@ impl Till {
 
     /// What the provider did.
     pub(crate) fn books(&self) -> ProviderLog {
-        ProviderLog::read(self.mesh.folder()).expect("the provider's books")
+        ProviderLog::read(&self.mesh.store_apart("payment", "provider"))
+            .expect("the provider's books")
     }
 
     /// Waits until the provider's books say so.
@@ -109,7 +110,7 @@ impl Till {
 
     /// Every event there is about this order.
     pub(crate) async fn events(&self, order: &str) -> Vec<Event> {
-        self.mesh.events("homemovie.app", "payment", order).await
+        self.mesh.events("payment", order).await
     }
 
     /// The events of one type about this order.

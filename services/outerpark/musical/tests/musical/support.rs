@@ -1,10 +1,9 @@
 //! A mesh with nothing but performances in it, called as `outerpark.reservation` would.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use diesel::connection::SimpleConnection as _;
 use diesel::sql_types::{BigInt, Integer, Text};
-use diesel::{Connection as _, QueryableByName, RunQueryDsl as _, SqliteConnection};
+use diesel::{QueryableByName, RunQueryDsl as _};
 use mesh::client::{BreakerSettings, Channel, EdgeSettings};
 use mesh_testing::{Account, SignedIn, TestMesh, eventually, request_id};
 use outerpark_musical::Settings;
@@ -17,6 +16,7 @@ use proto::outerpark::musical::v1::{
     GetMusicalRequest, Musical, RegisterMusicalRequest, ReserveSeatsRequest, ReserveSeatsResponse,
     ReturnSeatsRequest,
 };
+use rand::Rng as _;
 use tonic::{Code, Status};
 
 pub(crate) const NAME: &str = "outerpark.musical";
@@ -60,7 +60,7 @@ pub(crate) fn won(minor_units: i64) -> Money {
 
 /// So many seconds from now.
 pub(crate) fn in_seconds(seconds: i64) -> Timestamp {
-    let now = Timestamp::from(SystemTime::now());
+    let now = Timestamp::from(mesh::now());
     Timestamp { seconds: now.seconds + seconds, nanos: 0 }
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn in_seconds(seconds: i64) -> Timestamp {
 pub(crate) fn performance(seats: i32) -> RegisterMusicalRequest {
     RegisterMusicalRequest {
         request_id: request_id(),
-        musical_number: i64::from(rand::random::<u32>()) + 1,
+        musical_number: i64::from(mesh::rng().random::<u32>()) + 1,
         title: "Frozen".to_owned(),
         venue: "Outer Park".to_owned(),
         performance_time: Some(in_seconds(86_400)),
@@ -100,8 +100,8 @@ impl Books {
 }
 
 const BOOKS: &str = "SELECT reservable_seats AS free, total_seats AS total, revision,
-    (SELECT COALESCE(SUM(seats), 0) FROM seat_hold WHERE musical = name AND NOT returned) AS held
-    FROM musical WHERE name = ?";
+    CAST((SELECT COALESCE(SUM(seats), 0) FROM seat_hold WHERE musical = name AND NOT returned) AS INTEGER) AS held
+    FROM musical WHERE name = $1";
 
 impl House {
     /// The seats' side, as `outerpark.reservation` calls it.
@@ -182,17 +182,14 @@ impl House {
 
     /// What the tables say now, without asking the context.
     pub(crate) fn books(&self, musical: &str) -> Books {
-        let file = self.mesh.store_file(NAME);
-        let mut conn = SqliteConnection::establish(&file.to_string_lossy()).expect("the store");
-        conn.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;")
-            .expect("a connection that only reads");
+        let mut conn = self.mesh.store(NAME).connect().expect("the store");
         let books = diesel::sql_query(BOOKS).bind::<Text, _>(musical).get_result(&mut conn);
         books.expect("a performance")
     }
 
     /// Every event there is with this correlation: a reservation's name, or a performance's.
     pub(crate) async fn events(&self, correlation: &str) -> Vec<Event> {
-        self.mesh.events("outerpark.reservation", NAME, correlation).await
+        self.mesh.events(NAME, correlation).await
     }
 
     /// The events of one type with this correlation.

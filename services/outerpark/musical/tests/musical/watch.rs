@@ -8,6 +8,7 @@ use futures::stream;
 use mesh_testing::{bad_fields, request_id};
 use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
 use proto::outerpark::musical::v1::{WatchMusicalRequest, WatchMusicalResponse};
+use rand::Rng as _;
 use tonic::{Code, Status, Streaming};
 
 use crate::support::{House, NAME, open, reservation};
@@ -56,7 +57,7 @@ async fn g18_at_most_ten_messages_a_second_come_of_a_storm_and_surely_the_last()
     let storm = stream::iter(0..300).for_each_concurrent(8, async |_| {
         let reservation = reservation();
         house.reserve(&reservation, &musical, 2).await.expect("reserved");
-        if rand::random() {
+        if mesh::rng().random() {
             house.give_back(&reservation).await;
         }
     });
