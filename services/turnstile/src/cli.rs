@@ -18,7 +18,7 @@ pub(crate) struct Cli {
     command: Option<Command>,
 
     #[command(flatten)]
-    up: UpOptions,
+    up: UpCommand,
 
     /// A file with settings, in TOML. Default: turnstile.toml, if there is one here.
     #[arg(
@@ -45,8 +45,12 @@ a file behind it. docs/operating.md is for those who keep it running.";
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
-    /// Bring every system up in this process, and serve until ctrl-c
-    Up(UpOptions),
+    /// Bring every system up, and serve until ctrl-c
+    Up(UpCommand),
+    /// Serve some contexts in this process; the others are served elsewhere
+    Serve(ServeOptions),
+    /// Be where customers call, and pass their calls on to contexts that are served elsewhere
+    Front(UpOptions),
     /// Play a system's demo script as a real client, and print every step with what it saw
     Demo(DemoOptions),
     /// Put a system under load, and print rate, latencies and what was not as it should be
@@ -63,11 +67,45 @@ pub(crate) enum Command {
     Backup(BackupOptions),
     /// Put a backup into the folder of a system that does not run
     Restore(RestoreOptions),
+    /// Make the tables of stores that are in PostgreSQL, or bring them up to date, before this release serves them
+    Migrate(MigrateOptions),
     /// Put right what nobody can put right from outside, while the system does not run
     Admin(AdminOptions),
     /// Check the settings, and show each with its value and where it comes from
     CheckConfig,
 }
+
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct UpCommand {
+    #[command(flatten)]
+    pub(crate) options: UpOptions,
+
+    /// Give each context a process of its own, on this machine; one that dies is started again
+    #[arg(long)]
+    pub(crate) processes: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = SERVE_HELP)]
+pub(crate) struct ServeOptions {
+    /// Which contexts: payment, homemovie.app
+    #[arg(required = true, value_name = "CONTEXT")]
+    pub(crate) contexts: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) options: UpOptions,
+
+    /// Stop when standard input ends: for who starts this as a child
+    #[arg(long, hide = true)]
+    pub(crate) stop_with_stdin: bool,
+}
+
+const SERVE_HELP: &str = "\
+It listens on 0.0.0.0:50051 unless told otherwise. Where the other contexts are
+is said by TURNSTILE_ENDPOINTS=payment=http://10.0.0.7:50051,mypage=http://...;
+one that is not named is looked for at http://CONTEXT:50051, with - for each dot.
+Contexts know each other by a secret (TURNSTILE_MESH_KEY_FILE) or by their
+certificates (TURNSTILE_TLS_CERT_FILE, _KEY_FILE, _CA_FILE).";
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct UpOptions {
@@ -86,6 +124,13 @@ pub(crate) struct UpOptions {
     /// Begin without the small catalogue of films [env: TURNSTILE_EMPTY]
     #[arg(long)]
     pub(crate) empty: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MigrateOptions {
+    /// By somebody else than those who serve: who may make schemas, tables and roles
+    #[arg(long, env = "TURNSTILE_MIGRATE_URL", hide_env_values = true, value_name = "URL")]
+    pub(crate) url: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -262,6 +307,21 @@ pub(crate) struct EventsOptions {
 pub(crate) enum EventsAction {
     /// List the parked events
     Parked,
+    /// Remove old events from the log of --context: those that every policy that reads it has behind it
+    ///
+    /// The last event about each subject stays. Afterwards the log cannot be read from its start: new policies that
+    /// want to, and views that are made anew, are refused. What is removed is only to be had again from a backup.
+    Trim {
+        /// Keep what is not older than so many days
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(..=18_000))]
+        keep_days: u32,
+        /// A policy that will never read this log again: nothing is kept for it
+        #[arg(long, value_name = "POLICY")]
+        forget: Vec<String>,
+        /// Remove nothing: only say who reads the log, and who holds up what
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Hand the parked events of a policy to it again; what fails again stays parked
     Replay {
         /// The policy: homemovie.movie/whenever_movie_picked
@@ -374,7 +434,9 @@ mod tests {
     #[test]
     fn up_is_the_default() {
         let cli = Cli::parse_from(["turnstile", "--data", "/tmp/x", "--empty"]);
-        let Command::Up(options) = cli.command() else { panic!("{:?}", cli.command()) };
-        assert!(options.empty && options.data == Some("/tmp/x".into()));
+        let Command::Up(UpCommand { options, processes }) = cli.command() else {
+            panic!("{:?}", cli.command())
+        };
+        assert!(options.empty && options.data == Some("/tmp/x".into()) && !processes);
     }
 }

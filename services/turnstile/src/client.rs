@@ -1,7 +1,7 @@
 //! The program as a client of a running system, like any other client.
 
 use std::future::Future;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 pub(crate) use mesh_client::SignedIn;
 use proto::common::v1::Money;
@@ -32,7 +32,7 @@ pub(crate) async fn new_customer(
     channel: &Channel,
     name: &str,
 ) -> Result<(String, SignedIn), Failure> {
-    let email = format!("{name}-{}@example.org", uuid::Uuid::now_v7());
+    let email = format!("{name}-{}@example.org", mesh::uuid());
     let password = mesh::auth::random_text();
     let request = SignUpRequest {
         email: email.clone(),
@@ -64,7 +64,7 @@ pub(crate) fn admin_password() -> Result<String, Failure> {
 
 /// A new `request_id`.
 pub(crate) fn request_id() -> String {
-    uuid::Uuid::now_v7().to_string()
+    mesh::uuid().to_string()
 }
 
 /// Picks a film: the application.
@@ -97,7 +97,7 @@ pub(crate) async fn register_musical(
     musical_number: i64,
     total_seats: i32,
 ) -> Result<Musical, Failure> {
-    let in_30_days = SystemTime::now() + Duration::from_secs(30 * 24 * 60 * 60);
+    let in_30_days = mesh::now() + Duration::from_secs(30 * 24 * 60 * 60);
     let request = RegisterMusicalRequest {
         request_id: request_id(),
         musical_number,

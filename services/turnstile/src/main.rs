@@ -5,7 +5,10 @@ mod cli;
 mod client;
 mod demo;
 mod load;
+mod migrate;
 mod operate;
+mod processes;
+mod serve;
 mod settings;
 mod system;
 mod up;
@@ -47,7 +50,15 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli, begun: Instant) -> Outcome {
     match cli.command() {
-        Command::Up(options) => up::up(settings::read(&cli, Some(&options))?, begun).await,
+        Command::Up(up) => {
+            let config = settings::read(&cli, Some(&up.options))?;
+            match up.processes {
+                true => processes::up(&cli, config, begun).await,
+                false => up::up(config, begun).await,
+            }
+        }
+        Command::Serve(options) => serve::serve(&cli, options, begun).await,
+        Command::Front(options) => serve::front(&cli, options, begun).await,
         Command::Demo(options) => demo::play(&cli, options).await,
         Command::Load(options) => load::run(&cli, options).await,
         Command::Events(options) => operate::events(options).await,
@@ -56,6 +67,7 @@ async fn run(cli: Cli, begun: Instant) -> Outcome {
         Command::Edges(options) => operate::edges(options).await,
         Command::Backup(options) => backup::back_up(options).await,
         Command::Restore(options) => backup::restore(&cli, options),
+        Command::Migrate(options) => migrate::migrate(&cli, options).await,
         Command::Admin(options) => match options.action.clone() {
             AdminAction::ResetPassword { email, data } => {
                 backup::reset_password(&cli, &email, data).await

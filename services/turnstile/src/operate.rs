@@ -1,5 +1,7 @@
 //! What an operator looks at and puts right in a running system.
 
+use std::time::Duration;
+
 use proto::mesh::v1 as api;
 use proto::mesh::v1::operations_service_client::OperationsServiceClient;
 
@@ -14,11 +16,25 @@ async fn operations(at: &OperateOptions) -> Result<OperationsServiceClient<Signe
     Ok(OperationsServiceClient::new(admin))
 }
 
-/// `turnstile events parked`, `turnstile events replay`.
+/// `turnstile events parked`, `turnstile events replay`, `turnstile events trim`.
 pub(crate) async fn events(options: EventsOptions) -> Outcome {
+    if matches!(options.action, EventsAction::Trim { .. }) && options.at.context.is_empty() {
+        return Err("say whose log it is: --context homemovie.app".into());
+    }
     let mut operations = operations(&options.at).await?;
     match options.action {
         EventsAction::Parked => parked(&mut operations, options.at.context).await,
+        EventsAction::Trim { keep_days, forget, dry_run } => {
+            let age = Duration::from_secs(u64::from(keep_days) * 24 * 60 * 60);
+            let request = api::TrimLogRequest {
+                request_id: client::request_id(),
+                context: options.at.context,
+                before: Some((mesh::now() - age).into()),
+                forget,
+                validate_only: dry_run,
+            };
+            trim(&mut operations, request).await
+        }
         EventsAction::Replay { policy, subject } => {
             let request = api::ReplayParkedEventsRequest {
                 request_id: client::request_id(),
@@ -33,6 +49,41 @@ pub(crate) async fn events(options: EventsOptions) -> Outcome {
             if answer.parked_count > 0 { Err("some events failed again".into()) } else { Ok(()) }
         }
     }
+}
+
+async fn trim(
+    operations: &mut OperationsServiceClient<SignedIn>,
+    request: api::TrimLogRequest,
+) -> Outcome {
+    let mut count = 0;
+    let done = loop {
+        let done = operations.trim_log(request.clone()).await?.into_inner();
+        count += done.trimmed_count;
+        if request.validate_only || !done.more {
+            break done;
+        }
+        out(format_args!("{count} removed so far, up to position {}", done.trimmed_position));
+    };
+    out(format_args!("{:<60} {:>10}", "POLICY", "READ UP TO"));
+    for reader in &done.readers {
+        let place = reader.cursor.as_ref().map_or(0, |cursor| cursor.position);
+        let holds = if reader.holds { "  keeps what comes after" } else { "" };
+        out(format_args!("{:<60} {place:>10}{holds}", reader.policy));
+    }
+    let found = match (request.validate_only, done.more) {
+        (true, true) => "there is something to remove".to_owned(),
+        (true, false) => "there is nothing to remove".to_owned(),
+        (false, _) => format!("{count} removed"),
+    };
+    let missing = match done.trimmed_position {
+        0 => "no event is missing".to_owned(),
+        upto => format!("up to position {upto} events may be missing"),
+    };
+    out(format_args!("{found}; {missing}"));
+    if done.readers.iter().any(|reader| reader.holds) {
+        out(format_args!("a policy says how far it has read every five minutes: come again then"));
+    }
+    Ok(())
 }
 
 async fn parked(operations: &mut OperationsServiceClient<SignedIn>, context: String) -> Outcome {

@@ -6,21 +6,31 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh::Limits;
+use mesh::auth::MeshKey;
 use mesh::client::{BreakerSettings, EdgeSettings};
 use mesh::config::Settings;
+use mesh::tls::Tls;
+use mesh::{Limits, Stores};
 use tonic::transport::Endpoint;
 
 use crate::Outcome;
 use crate::cli::{Cli, UpOptions};
-use crate::system::EDGES;
+use crate::system::{CONTEXTS, EDGES};
 
 /// What the program was told.
 pub(crate) struct Config {
     /// Where the data is.
     pub(crate) data: PathBuf,
-    /// Where to listen.
-    pub(crate) listen: SocketAddr,
+    /// Which stores are in a database.
+    pub(crate) stores: Stores,
+    /// Where to listen; each command has a default of its own.
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where contexts of other processes are, by name.
+    pub(crate) endpoints: HashMap<String, String>,
+    /// By which contexts in different processes know each other.
+    pub(crate) mesh_key: Option<MeshKey>,
+    /// What the port shows, and others must.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// Where health and metrics are to be had.
     pub(crate) admin: Admin,
     /// Where spans go.
@@ -102,9 +112,11 @@ fn read_all(
         None => String::new(),
     };
     // Read by the command line itself, and not settings of a context.
-    let of_the_command_line = ["TURNSTILE_CONFIG", "TURNSTILE_TARGET"];
+    let of_the_command_line = ["TURNSTILE_CONFIG", "TURNSTILE_TARGET", "TURNSTILE_MIGRATE_URL"];
     let environment =
         std::env::vars().filter(|(name, _)| !of_the_command_line.contains(&name.as_str()));
+    #[cfg(test)]
+    let environment = environment.filter(|(name, _)| !name.starts_with("TURNSTILE_TEST_"));
     let flags = flags.cloned().unwrap_or_default();
     let mut settings = Settings::default()
         .environment(environment)
@@ -115,7 +127,15 @@ fn read_all(
         .flag("TURNSTILE_EMPTY", flags.empty.then_some(true));
     let config = Config {
         data: settings.read("TURNSTILE_DATA", "./data".to_owned()).into(),
-        listen: settings.read("TURNSTILE_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8088))),
+        stores: stores(&mut settings),
+        listen: settings.read_with("TURNSTILE_LISTEN", "127.0.0.1:8088", |text| {
+            text.parse().map_err(|_| "must be like 127.0.0.1:8088".to_owned())
+        }),
+        endpoints: settings
+            .read_with("TURNSTILE_ENDPOINTS", "http://CONTEXT:50051", endpoints)
+            .unwrap_or_default(),
+        mesh_key: mesh_key(&mut settings),
+        tls: tls(&mut settings),
         admin: admin(&mut settings),
         collector: settings.read_with("TURNSTILE_OTLP_ENDPOINT", "-", |text| {
             let web = text.starts_with("http://") || text.starts_with("https://");
@@ -139,6 +159,67 @@ fn read_all(
         reservation: outerpark_reservation::Settings::read(&mut settings),
     };
     Ok((config, settings))
+}
+
+/// `TURNSTILE_STORE` for all contexts, `TURNSTILE_STORE_HOMEMOVIE_APP` and so on for one.
+fn stores(settings: &mut Settings) -> Stores {
+    let mut store = |name: &str, default: &str| {
+        settings.read_with(name, default, |text| match text {
+            "files" => Ok(None),
+            url if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                Ok(Some(url.to_owned()))
+            }
+            _ => Err("must be files, or like postgres://user:password@host/database".to_owned()),
+        })
+    };
+    let all = store("TURNSTILE_STORE", "files").flatten();
+    let apart = CONTEXTS.into_iter().filter_map(|context| {
+        let name = format!("TURNSTILE_STORE_{}", context.replace(['.', '-'], "_").to_uppercase());
+        Some((context.to_owned(), store(&name, "as TURNSTILE_STORE")?))
+    });
+    let apart = apart.collect();
+    Stores { all, apart }
+}
+
+/// `payment=http://payment:50051,mypage=http://10.0.0.1:50051|http://10.0.0.2:50051`.
+fn endpoints(text: &str) -> Result<HashMap<String, String>, String> {
+    let each = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+    each.map(|one| {
+        let (context, endpoint) =
+            one.split_once('=').ok_or_else(|| format!("{one:?} is not CONTEXT=URL"))?;
+        Ok((context.trim().to_owned(), endpoint.trim().to_owned()))
+    })
+    .collect()
+}
+
+/// `TURNSTILE_MESH_KEY`, or `TURNSTILE_MESH_KEY_FILE`.
+fn mesh_key(settings: &mut Settings) -> Option<MeshKey> {
+    let secret = settings.read_secret("TURNSTILE_MESH_KEY")?;
+    let key = MeshKey::new(secret.reveal());
+    if key.is_err() {
+        settings.fault("TURNSTILE_MESH_KEY", "must have at least 32 characters");
+    }
+    key.ok()
+}
+
+/// `TURNSTILE_TLS_CERT_FILE` and so on.
+fn tls(settings: &mut Settings) -> Option<Arc<Tls>> {
+    let mut file = |what: &str| -> Option<PathBuf> {
+        settings.read_file(&format!("TURNSTILE_TLS_{what}_FILE"))
+    };
+    let tls = match (file("CERT"), file("KEY"), file("CA")) {
+        (None, None, None) => return None,
+        (Some(certificate), Some(key), None) => Tls::one_way(&certificate, &key),
+        (Some(certificate), Some(key), Some(authority)) => {
+            Tls::mutual(&certificate, &key, &authority)
+        }
+        _ => {
+            let what = "and TURNSTILE_TLS_KEY_FILE are needed both";
+            settings.fault("TURNSTILE_TLS_CERT_FILE", what);
+            return None;
+        }
+    };
+    tls.map_err(|error| settings.fault("TURNSTILE_TLS_CERT_FILE", error)).ok().map(Arc::new)
 }
 
 fn admin(settings: &mut Settings) -> Admin {
@@ -198,8 +279,11 @@ impl Config {
     pub(crate) fn options(&self) -> mesh::Options {
         let edges = self.edges.clone();
         mesh::Options {
+            mesh_key: self.mesh_key.clone(),
+            port_tls: self.tls.clone(),
             reflection: self.reflection,
             limits: self.limits,
+            stores: self.stores.clone(),
             sweep_after: self.sweep_after,
             edges: Arc::new(move |name| edges.get(name).copied().unwrap_or_default()),
             ..mesh::Options::new(&self.data)

@@ -9,6 +9,18 @@ use crate::settings::Config;
 pub(crate) const EDGES: [&str; 3] =
     ["homemovie.app->payment", "outerpark.reservation->outerpark.musical", "notice->identity"];
 
+/// The contexts, by name.
+pub(crate) const CONTEXTS: [&str; 8] = [
+    "identity",
+    "payment",
+    "mypage",
+    "homemovie.movie",
+    "homemovie.app",
+    "notice",
+    "outerpark.musical",
+    "outerpark.reservation",
+];
+
 /// Every context, in the order in which they start.
 pub(crate) fn contexts(config: &Config) -> Vec<Context> {
     vec![
@@ -25,11 +37,28 @@ pub(crate) fn contexts(config: &Config) -> Vec<Context> {
 
 /// Starts every context in `mesh`.
 pub(crate) async fn start(mesh: &Mesh, config: &Config) -> Result<(), Failure> {
-    for context in contexts(config) {
-        mesh.start(&context).await?;
-        if context.name() == "identity" {
-            mesh.read_keys_from(identity::keys_of(mesh)?);
-        }
+    start_some(mesh, &contexts(config)).await
+}
+
+/// Starts these contexts in `mesh`. Whether identity is up does not matter: its keys are asked for when one is needed.
+pub(crate) async fn start_some(mesh: &Mesh, contexts: &[Context]) -> Result<(), Failure> {
+    mesh.read_keys_from(identity::keys_of(mesh)?);
+    for context in contexts {
+        mesh.start(context).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_context_has_its_name_in_the_list() {
+        let cli = <crate::cli::Cli as clap::Parser>::parse_from(["turnstile"]);
+        let config = crate::settings::read(&cli, None).unwrap();
+        let names: Vec<_> =
+            contexts(&config).iter().map(|context| context.name().to_owned()).collect();
+        assert_eq!(names, CONTEXTS);
+    }
 }

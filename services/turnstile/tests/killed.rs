@@ -2,102 +2,41 @@
 //! was answered is there, seats and money add up by the provider's own books, nothing stays between two states, and my
 //! page is what the events say.
 //!
-//! `KILL_CYCLES` (20) says how often, `KILL_SEED` from which random numbers.
+//! `KILL_CYCLES` (40, on PostgreSQL 20) says how often, `KILL_SEED` from which random numbers.
 
 #![allow(clippy::print_stdout, reason = "the proof prints what it saw")]
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::stores::Stores;
-use common::{Now, PASSWORD, Up, answer, customer, register_musical, setting, sign_in, with_token};
-use futures::future::join_all;
-use mesh_testing::{eventually, request_id};
-use proto::homemovie::app::v1::movie_application_service_client::MovieApplicationServiceClient;
-use proto::homemovie::app::v1::{CancelMovieApplicationRequest, PickMovieRequest};
-use proto::homemovie::movie::v1::ListMoviesRequest;
-use proto::homemovie::movie::v1::movie_service_client::MovieServiceClient;
-use proto::mypage::v1::RebuildViewRequest;
-use proto::mypage::v1::my_page_service_client::MyPageServiceClient;
-use proto::outerpark::reservation::v1::reservation_service_client::ReservationServiceClient;
-use proto::outerpark::reservation::v1::{CancelReservationRequest, ReserveRequest};
+use common::crowd::{Crowd, WORLD, check_integrity};
+use common::stores::on_postgres;
+use common::{Up, setting};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-/// How many buy films, and how many reserve seats.
-const BUYERS: usize = 8;
-const SEATS: i32 = 60;
-
-/// A provider that is a little slow and sometimes silent, and everything that heals it quick.
-const WORLD: [(&str, &str); 7] = [
-    ("TURNSTILE_LOG", "off"),
-    ("TURNSTILE_PAYMENT_DELAY_MS", "0-40"),
-    ("TURNSTILE_PAYMENT_LOST_REPLY_SHARE", "0.05"),
-    ("TURNSTILE_PAYMENT_SWEEP_AFTER", "2"),
-    ("TURNSTILE_SAGA_SWEEP_AFTER_SECONDS", "2"),
-    ("TURNSTILE_IDENTITY_TRIES_PER_ADDRESS", "0"),
-    ("TURNSTILE_IDENTITY_SIGN_UPS_PER_ADDRESS", "0"),
-];
-
-/// What customers were told.
-#[derive(Debug, Default)]
-struct Told {
-    orders: Mutex<BTreeSet<String>>,
-    cancelled: Mutex<BTreeSet<String>>,
-}
-
-impl Told {
-    fn ordered(&self, name: &str) {
-        self.orders.lock().expect("a lock").insert(name.to_owned());
-    }
-
-    fn cancelled(&self, name: String) {
-        self.cancelled.lock().expect("a lock").insert(name);
-    }
-}
-
-/// What a customer has.
-#[derive(Clone)]
-struct Customer {
-    now: Now,
-    token: String,
-    told: Arc<Told>,
-    over: Arc<AtomicBool>,
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_killed_forty_times_under_load_nothing_that_was_answered_is_lost() {
+    let folder = tempfile::tempdir().expect("a folder");
+    kill_under_load(folder.path(), 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g2_killed_twenty_times_under_load_nothing_that_was_answered_is_lost() {
-    let cycles = setting("KILL_CYCLES", 20);
+async fn g2_killed_twenty_times_on_postgresql_nothing_that_was_answered_is_lost() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(_database) = on_postgres(folder.path()).await else { return };
+    kill_under_load(folder.path(), 20).await;
+}
+
+async fn kill_under_load(data: &Path, cycles: u64) {
+    let cycles = setting("KILL_CYCLES", cycles);
     let seed = setting("KILL_SEED", SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs());
     println!("KILL_SEED={seed}");
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut up = Up::start_with(folder.path(), &WORLD).await;
-    let channel = up.connect().await;
-    let admin = sign_in(&channel, "admin@localhost", PASSWORD).await;
-    let now: Now = Arc::new(Mutex::new(channel.clone()));
-    let (told, over) = (Arc::new(Told::default()), Arc::new(AtomicBool::new(false)));
-    let movies =
-        MovieServiceClient::new(channel.clone()).list_movies(ListMoviesRequest::default()).await;
-    let movie = movies.expect("films").into_inner().movies[0].name.clone();
-    let musical = register_musical(&now, &admin, SEATS).await;
-
-    let mut buying = Vec::new();
-    for n in 0..BUYERS * 2 {
-        let token = customer(&channel, &format!("customer{n}@example.org")).await;
-        let customer = Customer { now: now.clone(), token, told: told.clone(), over: over.clone() };
-        let random = StdRng::seed_from_u64(seed ^ n as u64);
-        buying.push(if n % 2 == 0 {
-            tokio::spawn(buy_films(customer, movie.clone(), random))
-        } else {
-            tokio::spawn(reserve_seats(customer, musical.clone(), random))
-        });
-    }
+    let mut up = Up::start_with(data, &WORLD).await;
+    let mut crowd = Crowd::gather(&up, seed).await;
 
     let begun = Instant::now();
     let mut random = StdRng::seed_from_u64(seed);
@@ -106,25 +45,19 @@ async fn g2_killed_twenty_times_under_load_nothing_that_was_answered_is_lost() {
         tokio::time::sleep(Duration::from_millis(random.random_range(50..900))).await;
         up.kill().await;
         if cycle % 4 == 3 {
-            start_and_kill(folder.path(), random.random_range(1..150)).await;
+            start_and_kill(data, random.random_range(1..150)).await;
         }
-        check_integrity(folder.path());
-        up = Up::start_with(folder.path(), &WORLD).await;
-        *now.lock().expect("a lock") = up.connect().await;
+        check_integrity(data);
+        up = Up::start_with(data, &WORLD).await;
+        crowd.moves_to(&up).await;
     }
-    over.store(true, Ordering::Relaxed);
-    for done in join_all(buying).await {
-        done.expect("a customer");
-    }
+    crowd.go_home().await;
     let took = begun.elapsed();
-    settle(folder.path()).await;
-    check(folder.path(), &told);
-    my_page_is_what_the_events_say(&now, &admin, folder.path()).await;
+    crowd.was_told_the_truth(data).await;
     let (status, said) = up.terminate().await;
     assert_eq!(status, Some(0), "{said}");
 
-    let (orders, cancelled) =
-        (told.orders.lock().expect("a lock").len(), told.cancelled.lock().expect("a lock").len());
+    let (orders, cancelled) = crowd.told.counts();
     println!("{cycles} kills in {took:.0?}: {orders} orders, {cancelled} cancelled, none lost");
     assert!(orders > 50 && cancelled > 5, "too little happened");
 }
@@ -134,210 +67,4 @@ async fn start_and_kill(data: &Path, after_ms: u64) {
     let mut child = common::up(data, &WORLD).stderr(Stdio::null()).spawn().expect("it starts");
     tokio::time::sleep(Duration::from_millis(after_ms)).await;
     child.kill().await.expect("kill -9");
-}
-
-/// Picks films, and sometimes cancels one.
-async fn buy_films(customer: Customer, movie: String, mut random: StdRng) {
-    let Customer { now, token, told, over } = &customer;
-    while !over.load(Ordering::Relaxed) {
-        let request = PickMovieRequest { request_id: request_id(), movie: movie.clone() };
-        let picked = answer(now, |channel| {
-            let request = with_token(token, request.clone());
-            async move { MovieApplicationServiceClient::new(channel).pick_movie(request).await }
-        });
-        let name = picked.await.expect("picked").movie_application.expect("an application").name;
-        told.ordered(&name);
-        if random.random_bool(0.3) {
-            let request = CancelMovieApplicationRequest { request_id: request_id(), name };
-            let cancelled = answer(now, |channel| {
-                let request = with_token(token, request.clone());
-                async move {
-                    MovieApplicationServiceClient::new(channel)
-                        .cancel_movie_application(request)
-                        .await
-                }
-            });
-            cancelled.await.expect("cancelled");
-            told.cancelled(request.name);
-        }
-        pause(&mut random).await;
-    }
-}
-
-/// Reserves seats, and gives them back to have room for others.
-async fn reserve_seats(customer: Customer, musical: String, mut random: StdRng) {
-    let Customer { now, token, told, over } = &customer;
-    let mut own = Vec::new();
-    while !over.load(Ordering::Relaxed) {
-        let seats = random.random_range(1..=3);
-        let request = ReserveRequest { request_id: request_id(), musical: musical.clone(), seats };
-        let reserved = answer(now, |channel| {
-            let request = with_token(token, request.clone());
-            async move { ReservationServiceClient::new(channel).reserve(request).await }
-        });
-        // Refused: there is no room.
-        if let Ok(answer) = reserved.await {
-            let name = answer.reservation.expect("a reservation").name;
-            told.ordered(&name);
-            own.push(name);
-        }
-        if own.len() > 2
-            && let Some(name) = own.pop()
-        {
-            let request = CancelReservationRequest {
-                request_id: request_id(),
-                name,
-                ..CancelReservationRequest::default()
-            };
-            let cancelled = answer(now, |channel| {
-                let request = with_token(token, request.clone());
-                async move { ReservationServiceClient::new(channel).cancel_reservation(request).await }
-            });
-            cancelled.await.expect("cancelled");
-            told.cancelled(request.name);
-        }
-        pause(&mut random).await;
-    }
-}
-
-/// People look away between two orders.
-async fn pause(random: &mut StdRng) {
-    tokio::time::sleep(Duration::from_millis(random.random_range(5..60))).await;
-}
-
-/// Every store is sound after a kill, and nothing is between two states for longer than a minute.
-fn check_integrity(data: &Path) {
-    let stores = Stores::open(data);
-    assert_eq!(stores.faults(), BTreeMap::new());
-    for desk in ["a", "r"] {
-        let oldest = format!(
-            "SELECT coalesce(min(time), {now}) FROM {desk}.mesh_intent WHERE state IN ('PENDING', 'VOIDING')",
-            now = mesh::micros(SystemTime::now())
-        );
-        let oldest = mesh::time_of(stores.number(&oldest));
-        let age = oldest.elapsed().unwrap_or_default();
-        assert!(age < Duration::from_secs(60), "{desk}: an intent is {age:?} old");
-    }
-}
-
-/// Waits until everything that was begun has come to its end.
-async fn settle(data: &Path) {
-    eventually("every order and payment has come to its end", || async {
-        let stores = Stores::open(data);
-        let open: Vec<String> = ["a", "r"]
-            .map(|desk| format!("{desk}.mesh_intent WHERE state IN ('PENDING', 'VOIDING')"))
-            .into_iter()
-            .chain([
-                "a.movie_application WHERE state IN ('MOVIE_PICKED', 'MOVIE_APP_CANCELLED')".into(),
-                "r.reservation WHERE state = 'SEATS_RESERVED'".into(),
-                "p.payment WHERE state IN ('PENDING', 'REFUNDING')".into(),
-                "p.payment_refund_due".into(),
-                // What is cancelled is paid back, by policies that have read so far.
-                "p.payment JOIN a.movie_application o ON o.name = order_name \
-                 WHERE o.state = 'MOVIE_CANCELLED' AND p.payment.state = 'APPROVED'"
-                    .into(),
-                "p.payment JOIN r.reservation o ON o.name = order_name \
-                 WHERE o.state = 'CANCELLED' AND p.payment.state = 'APPROVED'"
-                    .into(),
-                "m.seat_hold h JOIN r.reservation o ON o.name = h.reservation \
-                 WHERE o.state = 'CANCELLED' AND NOT h.returned"
-                    .into(),
-                // And my page shows it.
-                format!(
-                    "y.my_order v JOIN a.movie_application o ON o.name = v.name {SHOWN_OTHERWISE}"
-                ),
-                format!("y.my_order v JOIN r.reservation o ON o.name = v.name {SHOWN_OTHERWISE}"),
-            ])
-            .filter(|open| stores.number(&format!("SELECT count(*) FROM {open}")) > 0)
-            .collect();
-        open.is_empty().then_some(())
-    })
-    .await;
-}
-
-const SHOWN_OTHERWISE: &str = "WHERE v.generation = (SELECT current FROM y.mesh_view) AND (NOT v.visible OR v.state <> o.state)";
-
-/// What was answered is there, what is live is paid, what has seats is live, and all of it once.
-fn check(data: &Path, told: &Told) {
-    let stores = Stores::open(data);
-    let known =
-        stores.names("SELECT name FROM a.movie_application UNION SELECT name FROM r.reservation");
-    let orders = told.orders.lock().expect("a lock");
-    assert!(orders.is_subset(&known), "lost: {:?}", orders.difference(&known));
-    let cancelled = stores.names(
-        "SELECT name FROM a.movie_application WHERE state = 'MOVIE_CANCELLED' \
-         UNION SELECT name FROM r.reservation WHERE state = 'CANCELLED'",
-    );
-    let promised = told.cancelled.lock().expect("a lock");
-    assert!(promised.is_subset(&cancelled), "not cancelled: {:?}", promised.difference(&cancelled));
-
-    let live = stores.amounts(
-        "SELECT name, price AS number FROM a.movie_application WHERE state <> 'MOVIE_CANCELLED' \
-         UNION ALL SELECT name, amount AS number FROM r.reservation WHERE state = 'PAYMENT_APPROVED'",
-    );
-    let paid = stores.amounts(
-        "SELECT order_name AS name, amount AS number FROM p.payment WHERE state = 'APPROVED'",
-    );
-    assert_eq!(live, paid, "what is live is paid, and what is paid is live");
-    let approved =
-        stores.amounts("SELECT name, amount AS number FROM p.payment WHERE state = 'APPROVED'");
-    let standing = stores.amounts(
-        "SELECT key AS name, amount - refunded AS number FROM c.provider_charge \
-         WHERE state = 'CHARGED' AND amount > refunded",
-    );
-    assert_eq!(standing, approved, "the provider's books say the same");
-
-    let held = stores
-        .amounts("SELECT reservation AS name, seats AS number FROM m.seat_hold WHERE NOT returned");
-    let reserved = stores.amounts(
-        "SELECT name, seats AS number FROM r.reservation WHERE state = 'PAYMENT_APPROVED'",
-    );
-    assert_eq!(held, reserved, "who has seats is who reserved them");
-    let free = stores.number("SELECT reservable_seats FROM m.musical");
-    assert_eq!(free + held.values().sum::<i64>(), i64::from(SEATS), "the seats add up");
-
-    let bought =
-        stores.number("SELECT count(*) FROM f.movie_purchase WHERE state = 'MOVIE_ORDERED'");
-    let films = live.keys().filter(|name| name.starts_with("movieApplications/")).count();
-    assert_eq!(i64::try_from(films).expect("few"), bought, "who paid for a film has it, once");
-    for letter in ["a", "f", "m", "r", "p", "n", "y"] {
-        let parked = stores.number(&format!("SELECT count(*) FROM {letter}.mesh_parked"));
-        let gaps = stores.number(&format!(
-            "SELECT coalesce(max(position), 0) - count(*) FROM {letter}.mesh_event"
-        ));
-        assert_eq!((parked, gaps), (0, 0), "{letter}: parked events, gaps in the log");
-    }
-}
-
-/// Made anew from the first event of every log, my page is what it was.
-async fn my_page_is_what_the_events_say(now: &Now, admin: &str, data: &Path) {
-    let shown = || {
-        let stores = Stores::open(data);
-        let mut rows = stores.names(
-            "SELECT name || state || payment_state || customer || title || quantity || amount || currency \
-             || create_time || update_time || visible AS name FROM y.my_order \
-             WHERE generation = (SELECT current FROM y.mesh_view)",
-        );
-        rows.extend(stores.names(
-            "SELECT order_name || event_id || event || source || subject || sequence || time AS name \
-             FROM y.my_progress WHERE generation = (SELECT current FROM y.mesh_view)",
-        ));
-        rows
-    };
-    let request = RebuildViewRequest { request_id: request_id() };
-    let before = shown();
-    let asked = answer(now, |channel| {
-        let request = with_token(admin, request.clone());
-        async move { MyPageServiceClient::new(channel).rebuild_view(request).await }
-    });
-    let generation = i64::from(asked.await.expect("asked").generation);
-    eventually("the new view has taken the old one's place", || async {
-        let current = Stores::open(data).number("SELECT current FROM y.mesh_view");
-        (current == generation).then_some(())
-    })
-    .await;
-    let after = shown();
-    assert!(before.len() > 100, "too little to compare: {}", before.len());
-    let differ: Vec<_> = before.symmetric_difference(&after).take(5).collect();
-    assert!(differ.is_empty(), "the view is not what its events say: {differ:?}");
 }

@@ -1,19 +1,21 @@
 //! The oversell proof: many buyers, few seats, declined payments, lost replies, cancels and expiries, and the process
-//! killed at random moments. At every look and at the end the seats add up; at the end everything has its reason.
+//! killed at random moments, or every one of them where each context has its own. At every look and at the end the seats
+//! add up; at the end everything has its reason.
 //!
-//! `OVERSELL_SECONDS` (15) says for how long, `OVERSELL_SEED` from which random numbers.
+//! `OVERSELL_SECONDS` (15) says for how long the one process is killed, `OVERSELL_SEED` from which random numbers.
 
 #![allow(clippy::print_stdout, reason = "the proof prints what it saw")]
 
 mod common;
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::stores::Stores;
+use common::stores::{self, on_postgres};
+use common::system::{CONTEXTS, FRONT, System};
 use common::{Now, PASSWORD, Up, answer, customer, register_musical, setting, sign_in, with_token};
 use futures::future::join_all;
 use futures::{StreamExt as _, stream};
@@ -23,13 +25,17 @@ use proto::mesh::v1::operations_service_client::OperationsServiceClient;
 use proto::outerpark::reservation::v1::reservation_service_client::ReservationServiceClient;
 use proto::outerpark::reservation::v1::{CancelReservationRequest, ReserveRequest};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::task::JoinHandle;
 
 const BUYERS: usize = 200;
+/// Each of many processes gets less of the machine.
+const BUYERS_FROM_PROCESSES: usize = 80;
 const SEATS: i32 = 30;
 
 /// A slow and unreliable world, and everything that heals it quick.
-const WORLD: [(&str, &str); 9] = [
+const WORLD: [(&str, &str); 10] = [
     ("TURNSTILE_LOG", "off"),
     ("TURNSTILE_PAYMENT_DELAY_MS", "0-80"),
     ("TURNSTILE_PAYMENT_DECLINE_SHARE", "0.1"),
@@ -37,6 +43,7 @@ const WORLD: [(&str, &str); 9] = [
     ("TURNSTILE_PAYMENT_SWEEP_AFTER", "2"),
     ("TURNSTILE_SAGA_SWEEP_AFTER_SECONDS", "2"),
     ("TURNSTILE_RESERVATION_HOLD_SECONDS", "1"),
+    ("TURNSTILE_EDGE_OUTERPARK_RESERVATION_OUTERPARK_MUSICAL_BREAKER_OPEN_MS", "500"),
     ("TURNSTILE_IDENTITY_TRIES_PER_ADDRESS", "0"),
     ("TURNSTILE_IDENTITY_SIGN_UPS_PER_ADDRESS", "0"),
 ];
@@ -46,94 +53,200 @@ const WORLD: [(&str, &str); 9] = [
 struct Told {
     reserved: Mutex<BTreeSet<String>>,
     cancelled: Mutex<BTreeSet<String>>,
-    refused: AtomicU64,
+    sold_out: AtomicU64,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_seat_is_sold_twice_whatever_dies_when() {
-    let seconds = setting("OVERSELL_SECONDS", 15);
-    let seed =
-        setting("OVERSELL_SEED", SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs());
-    println!("OVERSELL_SEED={seed}");
     let folder = tempfile::tempdir().expect("a folder");
-    let mut up = Up::start_with(folder.path(), &WORLD).await;
-    let channel = up.connect().await;
-    let admin = sign_in(&channel, "admin@localhost", PASSWORD).await;
-    let now: Now = Arc::new(Mutex::new(channel.clone()));
-    let musical = register_musical(&now, &admin, SEATS).await;
-    let buyers: Vec<String> = stream::iter(0..BUYERS)
-        .map(|n| {
-            let channel = channel.clone();
-            async move { customer(&channel, &format!("buyer{n}@example.org")).await }
-        })
-        .buffer_unordered(4)
-        .collect()
-        .await;
+    prove(folder.path()).await;
+}
 
-    let (told, over) = (Arc::new(Told::default()), Arc::new(AtomicBool::new(false)));
-    let watcher = tokio::task::spawn(watch(folder.path().to_owned(), over.clone()));
-    let begun = Instant::now();
-    let buying: Vec<_> = buyers
-        .into_iter()
-        .enumerate()
-        .map(|(n, token)| {
-            let random = StdRng::seed_from_u64(seed ^ n as u64);
-            tokio::spawn(buy(
-                now.clone(),
-                token,
-                musical.clone(),
-                told.clone(),
-                over.clone(),
-                random,
-            ))
-        })
-        .collect();
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_seat_is_sold_twice_whatever_dies_when_on_postgresql() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(_database) = on_postgres(folder.path()).await else { return };
+    prove(folder.path()).await;
+}
 
-    let mut random = StdRng::seed_from_u64(seed);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_seat_is_sold_twice_whatever_dies_when_each_context_is_a_process() {
+    let folder = tempfile::tempdir().expect("a folder");
+    prove_with_processes(folder.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_seat_is_sold_twice_whatever_dies_when_each_context_is_a_process_on_postgresql() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(_database) = on_postgres(folder.path()).await else { return };
+    prove_with_processes(folder.path()).await;
+}
+
+/// One process has all of it, and is killed again and again.
+async fn prove(data: &Path) {
+    let seconds = setting("OVERSELL_SECONDS", 15);
+    let mut random = random();
+    let mut up = Up::start_with(data, &WORLD).await;
+    let rush = Rush::begin(data, &up, BUYERS, &mut random).await;
     let mut kills = 0;
-    while begun.elapsed() < Duration::from_secs(seconds)
-        || (!has_seen_everything(folder.path()) && begun.elapsed() < common::PATIENCE)
-    {
+    while rush.begun.elapsed() < Duration::from_secs(seconds) || rush.goes_on() {
         // The moment of a kill is what is random here, not a wait for something.
         tokio::time::sleep(Duration::from_millis(random.random_range(500..2500))).await;
         up.kill().await;
         kills += 1;
-        up = Up::start_with(folder.path(), &WORLD).await;
-        *now.lock().expect("a lock") = up.connect().await;
+        up = Up::start_with(data, &WORLD).await;
+        rush.moves_to(&up).await;
     }
-    over.store(true, Ordering::Relaxed);
-    for done in join_all(buying).await {
-        done.expect("a buyer");
-    }
-    let took = begun.elapsed();
-    let looks = watcher.await.expect("the watcher");
-
-    settle(&up, &admin, folder.path()).await;
+    let end = rush.end(&up).await;
     let (status, said) = up.terminate().await;
     assert_eq!(status, Some(0), "{said}");
-    let account = check(folder.path(), &told);
-    let rate = told.reserved.lock().expect("a lock").len() as f64 / took.as_secs_f64();
-    println!(
-        "seats {SEATS}, reserved {}, sold {}, refunds {}, declined {}, expired {}, refused {}, kills {kills}, looks {looks}, {rate:.0} reservations/s",
-        told.reserved.lock().expect("a lock").len(),
-        account.sold,
-        account.refunds,
-        account.declined,
-        account.expired,
-        told.refused.load(Ordering::Relaxed),
-    );
-    assert!(kills > 3 && account.refunds > 0, "too little happened");
-    assert!(
-        account.declined > 0 && account.expired > 0,
-        "no payment was declined, or no hold expired"
-    );
+    end.is_fair();
+    println!("kills {kills}");
+    assert!(kills > 3, "too little happened");
+}
+
+/// Each context has a process of its own, customers call another one, and every one of them is killed, alone or together
+/// with another.
+async fn prove_with_processes(data: &Path) {
+    let mut random = random();
+    let mut system = System::start_with(data, &CONTEXTS, &WORLD).await;
+    system.serve(FRONT).await;
+    let rush = Rush::begin(data, system.process(FRONT), BUYERS_FROM_PROCESSES, &mut random).await;
+    let mut kills = BTreeMap::new();
+    let mut rounds = 0;
+    while rounds < 2 || rush.goes_on() {
+        rounds += 1;
+        let mut alive: Vec<_> = CONTEXTS.into_iter().chain([FRONT]).collect();
+        alive.shuffle(&mut random);
+        while !alive.is_empty() {
+            let together = random.random_range(1..=2.min(alive.len()));
+            let dying = alive.split_off(alive.len() - together);
+            // The moments of kills and starts are what is random here, not a wait for something.
+            tokio::time::sleep(Duration::from_millis(random.random_range(200..1200))).await;
+            for process in &dying {
+                system.kill(process).await;
+                *kills.entry(*process).or_insert(0) += 1;
+            }
+            for process in dying {
+                tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
+                system.serve(process).await;
+            }
+            rush.moves_to(system.process(FRONT)).await;
+        }
+    }
+    let end = rush.end(system.process(FRONT)).await;
+    system.stop_all().await;
+    end.is_fair();
+    println!("kills {kills:?}");
+}
+
+/// Everything random is from this seed, which is told.
+fn random() -> StdRng {
+    let now = SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs();
+    let seed = setting("OVERSELL_SEED", now);
+    println!("OVERSELL_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+/// A performance with few seats, and many who want them.
+struct Rush {
+    data: PathBuf,
+    /// Where they find the system.
+    now: Now,
+    admin: String,
+    told: Arc<Told>,
+    over: Arc<AtomicBool>,
+    begun: Instant,
+    buying: Vec<JoinHandle<()>>,
+    watcher: JoinHandle<u64>,
+}
+
+impl Rush {
+    async fn begin(data: &Path, up: &Up, buyers: usize, random: &mut StdRng) -> Self {
+        let channel = up.connect().await;
+        let admin = sign_in(&channel, "admin@localhost", PASSWORD).await;
+        let now: Now = Arc::new(Mutex::new(channel.clone()));
+        let musical = register_musical(&now, &admin, SEATS).await;
+        let buyers: Vec<String> = stream::iter(0..buyers)
+            .map(|n| {
+                let channel = channel.clone();
+                async move { customer(&channel, &format!("buyer{n}@example.org")).await }
+            })
+            .buffer_unordered(4)
+            .collect()
+            .await;
+        let (told, over) = (Arc::new(Told::default()), Arc::new(AtomicBool::new(false)));
+        let watcher = tokio::spawn(watch(data.to_owned(), over.clone()));
+        let buying = buyers.into_iter().map(|token| {
+            let (told, over) = (told.clone(), over.clone());
+            let random = StdRng::from_rng(&mut *random);
+            tokio::spawn(buy(now.clone(), token, musical.clone(), told, over, random))
+        });
+        let (buying, begun, data) = (buying.collect(), Instant::now(), data.to_owned());
+        Self { data, now, admin, told, over, begun, buying, watcher }
+    }
+
+    /// From now on they find the system here.
+    async fn moves_to(&self, up: &Up) {
+        let channel = up.connect().await;
+        *self.now.lock().expect("a lock") = channel;
+    }
+
+    /// Until there was one of each end that a reservation can take, if that does not take for ever.
+    fn goes_on(&self) -> bool {
+        !has_seen_everything(&self.data) && self.begun.elapsed() < common::PATIENCE
+    }
+
+    /// Lets everybody have the last answer, and everything come to its end.
+    async fn end(self, up: &Up) -> End {
+        self.over.store(true, Ordering::Relaxed);
+        for done in join_all(self.buying).await {
+            done.expect("a buyer");
+        }
+        let took = self.begun.elapsed();
+        let looks = self.watcher.await.expect("the watcher");
+        settle(up, &self.admin, &self.data).await;
+        End { data: self.data, told: self.told, took, looks }
+    }
+}
+
+/// When all is over.
+struct End {
+    data: PathBuf,
+    told: Arc<Told>,
+    took: Duration,
+    looks: u64,
+}
+
+impl End {
+    /// Everything has its reason, and there was one of each.
+    fn is_fair(&self) {
+        let account = check(&self.data, &self.told);
+        let reserved = self.told.reserved.lock().expect("a lock").len();
+        let sold_out = self.told.sold_out.load(Ordering::Relaxed);
+        println!(
+            "seats {SEATS}, reserved {reserved}, sold {}, refunds {}, declined {}, expired {}, sold out {}, looks {}, {:.0} reservations/s",
+            account.sold,
+            account.refunds,
+            account.declined,
+            account.expired,
+            sold_out,
+            self.looks,
+            reserved as f64 / self.took.as_secs_f64(),
+        );
+        assert!(account.refunds > 0 && sold_out > 0, "too little happened");
+        assert!(
+            account.declined > 0 && account.expired > 0,
+            "no payment was declined, or no hold expired"
+        );
+    }
 }
 
 /// Whether there was one of each end that a reservation can take: a proof without them would prove less.
 fn has_seen_everything(data: &Path) -> bool {
     let ends = "SELECT state AS name, count(*) AS number FROM r.reservation \
                 WHERE state IN ('PAYMENT_DECLINED', 'EXPIRED', 'CANCELLED') GROUP BY state";
-    Stores::open(data).rows(ends).len() == 3
+    stores::open(data).rows(ends).len() == 3
 }
 
 /// One buyer: reserves, sometimes cancels, gives up an older one when there is nothing left, and sends everything again
@@ -163,8 +276,9 @@ async fn buy(
                     continue;
                 }
             }
-            Err(_) => {
-                told.refused.fetch_add(1, Ordering::Relaxed);
+            Err(refused) => {
+                assert_eq!(mesh::reason_of(&refused).as_deref(), Some("NOT_ENOUGH_SEATS"));
+                told.sold_out.fetch_add(1, Ordering::Relaxed);
                 // People look away for a moment before they try again.
                 tokio::time::sleep(Duration::from_millis(random.random_range(20..200))).await;
                 if random.random_bool(0.7) {
@@ -203,10 +317,10 @@ async fn cancel(now: &Now, token: &str, name: &str) -> Result<(), tonic::Status>
 }
 
 /// Looks at the seats all the time: free and taken are all there are, and none is missing.
-async fn watch(data: std::path::PathBuf, over: Arc<AtomicBool>) -> u64 {
+async fn watch(data: PathBuf, over: Arc<AtomicBool>) -> u64 {
     let mut looks = 0;
     while !over.load(Ordering::Relaxed) {
-        let stores = Stores::open(&data);
+        let stores = stores::open(&data);
         assert_eq!(stores.number(FREE_AND_HELD), i64::from(SEATS), "the seats do not add up");
         let free = stores.number("SELECT min(reservable_seats) FROM m.musical");
         assert!((0..=i64::from(SEATS)).contains(&free), "{free} seats are free");
@@ -228,43 +342,12 @@ async fn settle(up: &Up, admin: &str, data: &Path) {
             policies.iter().all(|policy| policy.parked_count == 0),
             "events are parked: {policies:?}"
         );
-        let stores = Stores::open(data);
-        let zero = |query: &str| stores.number(query) == 0;
         let settled = policies.iter().all(|policy| policy.lag == 0)
-            && zero("SELECT count(*) FROM r.mesh_intent WHERE state IN ('PENDING', 'VOIDING')")
-            && zero("SELECT count(*) FROM r.reservation WHERE state = 'SEATS_RESERVED'")
-            && zero("SELECT count(*) FROM p.payment WHERE state IN ('PENDING', 'REFUNDING')")
-            && zero("SELECT count(*) FROM p.payment_refund_due")
-            && policies_have_read_all(&stores);
+            && stores::open(data).still_open().is_empty();
         settled.then_some(())
     })
     .await;
 }
-
-/// Every cursor is at the end of the log it reads.
-fn policies_have_read_all(stores: &Stores) -> bool {
-    ["r", "y", "n", "p", "m"].iter().all(|reader| {
-        let behind = [("outerpark.reservation", "r"), ("payment", "p"), ("outerpark.musical", "m"), ("notice", "n")]
-            .iter()
-            .map(|(source, log)| {
-                format!(
-                    "SELECT policy AS name, position AS number FROM {reader}.mesh_cursor WHERE source = '{source}' \
-                     AND position < (SELECT coalesce(max(position), 0) FROM {log}.mesh_event WHERE {log}.mesh_event.type \
-                     IN ({WANTED}))"
-                )
-            })
-            .any(|query| !stores.rows(&query).is_empty());
-        !behind
-    })
-}
-
-/// The events that move seats, money and words.
-const WANTED: &str = "'turnstile.outerpark.reservation.v1.Reserved', \
-     'turnstile.outerpark.reservation.v1.ReservationConfirmed', \
-     'turnstile.outerpark.reservation.v1.ReservationCancelled', \
-     'turnstile.outerpark.reservation.v1.ReservationDeclined', \
-     'turnstile.outerpark.reservation.v1.ReservationExpired', 'turnstile.payment.v1.PaymentApproved', \
-     'turnstile.payment.v1.PaymentCancelled'";
 
 struct Account {
     sold: usize,
@@ -275,7 +358,7 @@ struct Account {
 
 /// Everything has its reason, and everything that was promised is there.
 fn check(data: &Path, told: &Told) -> Account {
-    let stores = Stores::open(data);
+    let stores = stores::open(data);
     assert_eq!(stores.number(FREE_AND_HELD), i64::from(SEATS), "the seats add up");
 
     // Sold: one owner, its seats, its payment, and the provider's own log says the same.
@@ -286,8 +369,9 @@ fn check(data: &Path, told: &Told) -> Account {
         "SELECT order_name AS name, amount AS number FROM p.payment WHERE state = 'APPROVED'",
     );
     assert_eq!(sold, live, "what is sold is paid, and what is paid is sold");
+    assert!(stores.number(SEATS_SOLD) <= i64::from(SEATS), "more is sold than there is");
     let held = stores
-        .names("SELECT reservation AS name, seats AS number FROM m.seat_hold WHERE returned = 0");
+        .names("SELECT reservation AS name, seats AS number FROM m.seat_hold WHERE NOT returned");
     assert_eq!(
         held,
         sold.keys().cloned().collect(),
@@ -299,6 +383,7 @@ fn check(data: &Path, told: &Told) -> Account {
     let approved =
         stores.amounts("SELECT name, amount AS number FROM p.payment WHERE state = 'APPROVED'");
     assert_eq!(standing, approved, "the provider has what we have");
+    assert_eq!(standing.len(), sold.len(), "what is sold is paid once");
 
     // Every refund has one cancel behind it.
     let refunded = stores.names(
@@ -348,6 +433,8 @@ fn check(data: &Path, told: &Told) -> Account {
     let known = stores.names("SELECT name, 0 AS number FROM r.reservation");
     let reserved = told.reserved.lock().expect("a lock");
     assert!(reserved.is_subset(&known), "lost: {:?}", reserved.difference(&known));
+    // Everybody has the last answer: whatever is there beside it was made twice for one request.
+    assert!(known.is_subset(&reserved), "told nobody: {:?}", known.difference(&reserved));
     let cancelled =
         stores.names("SELECT name, 0 AS number FROM r.reservation WHERE state = 'CANCELLED'");
     let promised = told.cancelled.lock().expect("a lock");
@@ -365,4 +452,7 @@ fn check(data: &Path, told: &Told) -> Account {
 
 /// Free seats and those that reservations have, of the one performance there is, at one moment.
 const FREE_AND_HELD: &str = "(SELECT sum(reservable_seats) FROM m.musical) + \
-     (SELECT coalesce(sum(seats), 0) FROM m.seat_hold WHERE returned = 0)";
+     (SELECT coalesce(sum(seats), 0) FROM m.seat_hold WHERE NOT returned)";
+
+const SEATS_SOLD: &str =
+    "SELECT coalesce(sum(seats), 0) FROM r.reservation WHERE state = 'PAYMENT_APPROVED'";

@@ -229,7 +229,7 @@ async fn everything_wrong_with_the_settings_is_said_at_once() {
 /// What is on the command line is in every list of processes.
 #[tokio::test]
 async fn s_32_no_secret_is_given_by_a_flag() {
-    for command in ["", "up", "demo", "events", "intents", "check-config"] {
+    for command in ["", "up", "serve", "front", "demo", "events", "intents", "check-config"] {
         let arguments = [command, "--help"].into_iter().filter(|argument| !argument.is_empty());
         let help = run(turnstile().args(arguments)).await;
         let shown = String::from_utf8_lossy(&help.stdout).into_owned();
@@ -265,6 +265,14 @@ async fn the_demo_plays_to_its_end_alone_and_against_a_target() {
         let looked = run(turnstile().args(&action).args(["--target", &target])).await;
         assert!(looked.status.success(), "{action:?}: {}", String::from_utf8_lossy(&looked.stderr));
     }
+    let trim = ["events", "trim", "--keep-days", "0", "--target", &target];
+    let unnamed = run(turnstile().args(trim)).await;
+    let said = String::from_utf8_lossy(&unnamed.stderr).into_owned();
+    assert!(!unnamed.status.success() && said.contains("--context homemovie.app"), "{said}");
+    let trimmed = run(turnstile().args(trim).args(["--context", "homemovie.app"])).await;
+    let shown = String::from_utf8_lossy(&trimmed.stdout).into_owned();
+    assert!(trimmed.status.success() && shown.contains(" removed; "), "{shown}");
+    assert!(shown.contains("homemovie.movie/whenever_movie_picked"), "{shown}");
     up.terminate().await;
     let nobody = run(turnstile().args(["demo", "homemovie", "--target", &target])).await;
     assert!(

@@ -3,7 +3,6 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
 
 use common::collector::Collector;
 use common::{PASSWORD, Up, customer, run, sign_in, turnstile, with_token};
@@ -277,7 +276,7 @@ async fn live(channel: &Channel) -> Vec<String> {
 /// Reserves a seat, and waits until it is paid and the customer is told.
 async fn reserve(channel: &Channel, token: &str) {
     let admin = sign_in(channel, "admin@localhost", PASSWORD).await;
-    let later = SystemTime::now() + std::time::Duration::from_secs(30 * 24 * 60 * 60);
+    let later = mesh::now() + std::time::Duration::from_secs(30 * 24 * 60 * 60);
     let request = RegisterMusicalRequest {
         request_id: request_id(),
         musical_number: 1,

@@ -1,7 +1,8 @@
 //! A system with many orders in its stores: those of one that is stopped, filled with copies of an order that it took.
 //!
-//! A copy has names of its own, those of an order that was made a millisecond before the next one; a hundred in a row
-//! are of one customer. For the rest it is like the original, events included, and no policy has anything left to do.
+//! A copy has ids of its own wherever the original has, those of an order that was made a millisecond before the next
+//! one; a hundred in a row are of one customer. For the rest it is like the original, events included, and no policy has
+//! anything left to do.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,7 +17,8 @@ use crate::{Anything, Load, Server, turnstile};
 
 /// So many copies share a commit.
 const TOGETHER: u64 = 10_000;
-/// How much of an id says when it was made: the rest makes it unlike others of that moment.
+/// How much of an id says when it was made. A copy of it differs in that alone: the rest makes it unlike the copies of
+/// other ids, also of those that were made in the same moment.
 const MOMENT: usize = "01a1fc0b-34d2".len();
 /// Between the columns of a row.
 const BETWEEN: char = '\u{1f}';
@@ -116,11 +118,11 @@ impl Trail {
                 rows.extend(Row::read(&mut conn, store, table, &filter)?);
             }
         }
-        let mut moments: BTreeSet<_> = rows.iter().flat_map(Row::moments).collect();
-        for kept in moments_in(&subject) {
-            moments.remove(&kept);
+        let mut ids: BTreeSet<_> = rows.iter().flat_map(Row::ids).collect();
+        for kept in ids_in(&subject) {
+            ids.remove(&kept);
         }
-        let customer = moments_in(&customer).next().ok_or("a customer without an id")?;
+        let customer = ids_in(&customer).next().ok_or("a customer without an id")?;
         for store in &stores {
             let rows: Vec<_> = rows.iter().filter(|row| row.store == *store).collect();
             let mut conn = open(data, store)?;
@@ -135,7 +137,7 @@ impl Trail {
                         event += 1;
                         format!("{head} + (n - 1) * {events} + {event}")
                     });
-                    row.insert(&mut sql, (first, last), &moments, &customer, copies, place)?;
+                    row.insert(&mut sql, (first, last), &ids, &customer, copies, place)?;
                 }
                 conn.immediate_transaction(|conn| conn.batch_execute(&sql))?;
             }
@@ -181,9 +183,9 @@ impl Row {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// When the ids were made that it mentions.
-    fn moments(&self) -> impl Iterator<Item = String> {
-        self.values.iter().flat_map(|value| moments_in(value))
+    /// The ids that it mentions.
+    fn ids(&self) -> impl Iterator<Item = String> {
+        self.values.iter().flat_map(|value| ids_in(value))
     }
 
     /// Writes the statement that inserts the copies `first` to `last` of `copies`.
@@ -191,22 +193,22 @@ impl Row {
         &self,
         sql: &mut String,
         (first, last): (u64, u64),
-        moments: &BTreeSet<String>,
+        ids: &BTreeSet<String>,
         customer: &str,
         copies: u64,
         place: Option<String>,
     ) -> Anything<()> {
         let mut values = self.values.clone();
-        for moment in moments {
+        for id in ids {
+            let (moment, rest) = id.split_at(MOMENT);
             let millis = i64::from_str_radix(&moment.replace('-', ""), 16)?;
-            let at = if moment == customer { "n / 100" } else { "n" };
+            let at = if id == customer { "n / 100" } else { "n" };
             let at = format!("({} + {at})", millis - i64::try_from(copies)? - 1);
-            let copy = format!("' || printf('%08x-%04x', {at} >> 16, {at} & 65535) || '");
-            let hex: String = moment.bytes().map(|byte| format!("{byte:02X}")).collect();
+            let moment = format!("printf('%08x-%04x', {at} >> 16, {at} & 65535)");
             for value in &mut values {
                 *value = match value.starts_with("X'") {
-                    true => value.replace(&hex, &copy.replace("|| '", "|| X'")),
-                    false => value.replace(moment, &copy),
+                    true => value.replace(&hex(id), &format!("' || {moment} || X'{}", hex(rest))),
+                    false => value.replace(id, &format!("' || {moment} || '{rest}")),
                 };
             }
         }
@@ -238,11 +240,15 @@ impl Row {
     }
 }
 
-/// When the ids were made that a text mentions.
-fn moments_in(text: &str) -> impl Iterator<Item = String> {
+/// The ids that a text mentions.
+fn ids_in(text: &str) -> impl Iterator<Item = String> {
     let words = text.split(|letter: char| !letter.is_ascii_hexdigit() && letter != '-');
-    let ids = words.filter(|word| word.len() == 36 && word.split('-').count() == 5);
-    ids.map(|id| id[..MOMENT].to_owned())
+    words.filter(|word| word.len() == 36 && word.split('-').count() == 5).map(ToOwned::to_owned)
+}
+
+/// A text as SQL has bytes.
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02X}")).collect()
 }
 
 fn stores(data: &Path) -> Anything<Vec<String>> {

@@ -10,6 +10,7 @@ use proto::outerpark::reservation::v1::{
     Reservation,
 };
 use proto::payment::v1::payment;
+use rand::Rng as _;
 use tonic::Code;
 
 use super::{Stage, expect, my_page, payment_of, row_of, saw, wait_for};
@@ -107,7 +108,8 @@ pub(super) async fn play(stage: &Stage) -> Result<(), Failure> {
 /// Puts a performance on sale, as the admin.
 async fn register(stage: &Stage) -> Result<Musical, Failure> {
     // A running system may have been played against before.
-    let number = if stage.private.is_some() { 1 } else { rand::random_range(2..1_000_000_000) };
+    let number =
+        if stage.private.is_some() { 1 } else { mesh::rng().random_range(2..1_000_000_000) };
     client::register_musical(&stage.admin().await?, number, 100).await
 }
 

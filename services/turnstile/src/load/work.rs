@@ -18,6 +18,7 @@ use proto::outerpark::reservation::v1::reservation_service_client::ReservationSe
 use proto::payment::v1::ListPaymentsRequest;
 use proto::payment::v1::payment::State as PaymentState;
 use proto::payment::v1::payment_service_client::PaymentServiceClient;
+use rand::Rng as _;
 use tonic::{Code, Status};
 
 use super::generator::Tally;
@@ -57,7 +58,7 @@ impl Work {
 
     /// A musical that is put on sale for this.
     pub(crate) async fn seat(target: &Target, probe: &SignedIn) -> Result<Self, Failure> {
-        let number = rand::random_range(2..1_000_000_000);
+        let number = mesh::rng().random_range(2..1_000_000_000);
         let musical = client::register_musical(target.admin()?, number, SEATS).await?;
         let work = Self::Seat(musical.name.as_str().into());
         // The reservation desk has not heard of it at once.

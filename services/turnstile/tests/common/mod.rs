@@ -2,20 +2,31 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its own part")]
 
 pub mod collector;
+pub mod crowd;
+pub mod proxy;
 pub mod stores;
+pub mod system;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mesh_testing::{eventually, request_id};
 use proto::common::v1::Money;
+use proto::homemovie::app::v1::PickMovieRequest;
+use proto::homemovie::app::v1::movie_application_service_client::MovieApplicationServiceClient;
+use proto::homemovie::movie::v1::ListMoviesRequest;
+use proto::homemovie::movie::v1::movie_service_client::MovieServiceClient;
 use proto::identity::v1::identity_service_client::IdentityServiceClient;
 use proto::identity::v1::{SignInRequest, SignUpRequest};
 use proto::outerpark::musical::v1::RegisterMusicalRequest;
 use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
+use proto::outerpark::reservation::v1::ReserveRequest;
+use proto::outerpark::reservation::v1::reservation_service_client::ReservationServiceClient;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -57,7 +68,7 @@ pub struct Up {
 /// The command that brings it up, on a free port.
 pub fn up(data: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = turnstile();
-    command.envs(settings.iter().copied());
+    command.envs(settings.iter().copied()).envs(stores::setting_of(data));
     command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(data).stderr(Stdio::piped());
     command
 }
@@ -72,6 +83,23 @@ impl Up {
         Self::launch(up(data, settings)).await
     }
 
+    /// Each context in a process of its own.
+    pub async fn start_processes(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = up(data, settings);
+        command.arg("--processes");
+        Self::launch(command).await
+    }
+
+    /// The processes of its contexts, by name, as far as they have been said to run.
+    pub fn processes(&self) -> BTreeMap<String, u32> {
+        let said = self.said();
+        let lines = said.lines().filter_map(|line| {
+            let (context, rest) = line.strip_prefix('[')?.split_once("] is process ")?;
+            Some((context.to_owned(), rest.split(',').next()?.parse().ok()?))
+        });
+        lines.collect()
+    }
+
     /// As its users start it: with the admin port where it is by default.
     pub async fn start_without_settings(data: &Path) -> Self {
         let mut command = up(data, &[]);
@@ -79,7 +107,7 @@ impl Up {
         Self::launch(command).await
     }
 
-    async fn launch(mut command: Command) -> Self {
+    pub async fn launch(mut command: Command) -> Self {
         let mut child = command.spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("standard error")).lines();
         let said = Arc::new(Mutex::new(String::new()));
@@ -118,6 +146,12 @@ impl Up {
 
     pub async fn kill(mut self) {
         self.child.kill().await.expect("kill -9");
+    }
+
+    /// Waits until it has ended by itself: the signal that ended it.
+    pub async fn killed_by(mut self) -> Option<i32> {
+        let ended = timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("a status");
+        ended.signal()
     }
 
     /// SIGTERM, then how it ended and all it said.
@@ -160,6 +194,29 @@ pub async fn customer(channel: &Channel, email: &str) -> String {
     sign_in(channel, email, "12345678").await
 }
 
+/// A film that is for sale.
+pub async fn film(movies: Channel) -> String {
+    let movies = MovieServiceClient::new(movies).list_movies(ListMoviesRequest::default()).await;
+    movies.expect("films").into_inner().movies.first().expect("a film").name.clone()
+}
+
+/// Picks a film, once; the application's name.
+pub async fn pick(desk: &Channel, token: &str, movie: &str) -> Result<String, Status> {
+    let request = PickMovieRequest { request_id: request_id(), movie: movie.to_owned() };
+    let mut desk = MovieApplicationServiceClient::new(desk.clone());
+    let answer = desk.pick_movie(with_token(token, request)).await?.into_inner();
+    Ok(answer.movie_application.expect("an application").name)
+}
+
+/// Reserves a seat, once; the reservation's name.
+pub async fn reserve(desk: &Channel, token: &str, musical: &str) -> Result<String, Status> {
+    let musical = musical.to_owned();
+    let request = ReserveRequest { request_id: request_id(), musical, seats: 1 };
+    let mut desk = ReservationServiceClient::new(desk.clone());
+    let answer = desk.reserve(with_token(token, request)).await?.into_inner();
+    Ok(answer.reservation.expect("a reservation").name)
+}
+
 /// Where the system is at the moment: it moves with each kill.
 pub type Now = Arc<Mutex<Channel>>;
 
@@ -183,9 +240,11 @@ where
                         | Code::Unknown
                         | Code::Cancelled
                 );
+                // What has a source was not said by a server: the connection broke, or was said goodbye to.
+                let broke = std::error::Error::source(&status).is_some();
                 // A new desk has not heard of the film or the performance yet.
                 assert!(
-                    passing || status.code() == Code::NotFound,
+                    passing || broke || status.code() == Code::NotFound,
                     "an answer that nobody planned: {status}"
                 );
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -200,7 +259,7 @@ pub async fn register_musical(now: &Now, admin: &str, seats: i32) -> String {
         request_id: request_id(),
         musical_number: 1,
         title: "Frozen".to_owned(),
-        performance_time: Some((SystemTime::now() + Duration::from_secs(86_400)).into()),
+        performance_time: Some((mesh::now() + Duration::from_secs(86_400)).into()),
         price_per_seat: Some(Money { currency_code: "KRW".to_owned(), minor_units: 50_000 }),
         total_seats: seats,
         ..RegisterMusicalRequest::default()
