@@ -62,7 +62,7 @@ impl Homemovie {
     async fn app_knows_the_film(&self) {
         eventually("the application desk knows the film", || async {
             let known = format!("name = '{}'", self.film.name);
-            (count(&self.mesh.store_file("homemovie.app"), "film", &known) == 1).then_some(())
+            (count(&self.mesh.store("homemovie.app"), "film", &known) == 1).then_some(())
         })
         .await;
     }

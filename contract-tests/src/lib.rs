@@ -9,10 +9,13 @@
 
 pub mod homemovie;
 pub mod hostile;
+pub mod invariants;
+pub mod mortal;
 pub mod mutation;
 pub mod outerpark;
 pub mod raw;
 pub mod requests;
+pub mod simulation;
 pub mod stores;
 pub mod world;
 

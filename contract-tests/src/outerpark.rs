@@ -1,6 +1,6 @@
 //! The musical reservation under test.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mesh::{Context, Options};
 use mesh_testing::{Account, SignedIn, TestMesh, eventually, request_id};
@@ -72,7 +72,7 @@ impl Outerpark {
             musical_number: 1,
             title: "Frozen".to_owned(),
             venue: "Outer Park".to_owned(),
-            performance_time: Some((SystemTime::now() + Duration::from_secs(30 * 86_400)).into()),
+            performance_time: Some((mesh::now() + Duration::from_secs(30 * 86_400)).into()),
             price_per_seat: Some(Money { currency_code: "KRW".to_owned(), minor_units: 50_000 }),
             total_seats: seats,
             ..Default::default()
@@ -88,7 +88,7 @@ impl Outerpark {
     async fn until_the_desk_knows_it(&self) {
         eventually("the desk knows the performance", || async {
             let known = format!("name = '{}'", self.musical.name);
-            (count(&self.mesh.store_file("outerpark.reservation"), "performance", &known) == 1)
+            (count(&self.mesh.store("outerpark.reservation"), "performance", &known) == 1)
                 .then_some(())
         })
         .await;
@@ -197,6 +197,18 @@ impl Outerpark {
             answer.reservation.filter(|reservation| reservation.state() == state)
         })
         .await
+    }
+
+    /// Waits until the payment of one of the customer's reservations is in a state.
+    pub async fn until_paid(&self, order: &str, state: paid::payment::State) {
+        eventually(&format!("the payment of {order} is {}", state.as_str_name()), || async {
+            self.payments_of(order)
+                .await
+                .iter()
+                .any(|payment| payment.state() == state)
+                .then_some(())
+        })
+        .await;
     }
 
     /// Waits until my page shows a state and a payment state.

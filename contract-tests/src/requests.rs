@@ -10,7 +10,7 @@ use proto::notice::v1 as told;
 use proto::outerpark::musical::v1 as musical;
 use proto::outerpark::reservation::v1 as desk;
 use proto::payment::v1 as paid;
-use uuid::Uuid;
+use rand::Rng as _;
 
 use crate::world::{EMAIL, PASSWORD, World, in_days, won};
 
@@ -35,7 +35,7 @@ impl World {
         let password = PASSWORD.to_owned();
         Some(match method.rsplit('/').next()? {
             "SignUp" => {
-                let email = format!("{}@example.org", Uuid::now_v7());
+                let email = format!("{}@example.org", mesh::uuid());
                 let (display_name, language_code) = ("Kim".to_owned(), "ko".to_owned());
                 encode(id::SignUpRequest { email, password, display_name, language_code })
             }
@@ -128,7 +128,7 @@ impl World {
         Some(match method.rsplit('/').next()? {
             "RegisterMusical" => encode(musical::RegisterMusicalRequest {
                 request_id,
-                musical_number: i64::from(rand::random::<u32>()) + 100,
+                musical_number: i64::from(mesh::rng().random::<u32>()) + 100,
                 title: "Another".to_owned(),
                 venue: "Outer Park".to_owned(),
                 performance_time: in_days(30),
@@ -231,6 +231,13 @@ fn of_the_kit(method: &str) -> Option<Vec<u8>> {
             policy: "homemovie.movie/whenever_movie_picked".to_owned(),
             subject: new("movieApplications"),
         }),
+        "TrimLog" => encode(kit::TrimLogRequest {
+            request_id: request_id(),
+            context,
+            before: Some(std::time::SystemTime::UNIX_EPOCH.into()),
+            forget: vec!["mypage/whenever_never".to_owned()],
+            validate_only: false,
+        }),
         "ListIntents" => {
             encode(kit::ListIntentsRequest { context, page_size, ..Default::default() })
         }
@@ -238,10 +245,9 @@ fn of_the_kit(method: &str) -> Option<Vec<u8>> {
             encode(kit::ListPoliciesRequest { context, page_size, ..Default::default() })
         }
         "ListEdges" => encode(kit::ListEdgesRequest { context, page_size, ..Default::default() }),
-        "BackUp" => encode(kit::BackUpRequest {
-            request_id: request_id(),
-            name: Uuid::now_v7().to_string(),
-        }),
+        "BackUp" => {
+            encode(kit::BackUpRequest { request_id: request_id(), name: mesh::uuid().to_string() })
+        }
         _ => return None,
     })
 }
@@ -252,5 +258,5 @@ fn encode(request: impl prost::Message) -> Vec<u8> {
 
 /// The name of something that nobody has heard of.
 pub fn new(collection: &str) -> String {
-    format!("{collection}/{}", Uuid::now_v7())
+    format!("{collection}/{}", mesh::uuid())
 }

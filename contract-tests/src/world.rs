@@ -1,7 +1,7 @@
 //! Every context in one process, with something of everything in it: what calls of every method can be about.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mesh::client::EdgeSettings;
 use mesh::contract::{Contract, Rule};
@@ -213,11 +213,20 @@ impl World {
     }
 }
 
-/// Every method of ours.
+/// Every method of ours that this run serves: a database has means of its own for a backup.
 pub fn methods() -> Vec<MethodDescriptor> {
     let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("descriptors");
     let ours = pool.services().filter(|service| service.full_name().starts_with("turnstile."));
-    ours.flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
+    let methods = ours.flat_map(|service| service.methods().collect::<Vec<_>>());
+    methods.filter(|method| mesh_testing::on_files() || method.name() != "BackUp").collect()
+}
+
+/// Every event that a contract has: its full name.
+pub fn events() -> Vec<String> {
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("descriptors");
+    let files = pool.files().filter(|file| file.name().ends_with("_events.proto"));
+    let events = files.flat_map(|file| file.messages().collect::<Vec<_>>());
+    events.map(|event| event.full_name().to_owned()).collect()
 }
 
 /// As in the path of a call: `turnstile.payment.v1.PaymentService/Pay`.
@@ -251,7 +260,7 @@ pub fn won(minor_units: i64) -> Option<Money> {
 
 /// In so many days.
 pub fn in_days(days: u64) -> Option<prost_types::Timestamp> {
-    Some((SystemTime::now() + Duration::from_secs(days * 86_400)).into())
+    Some((mesh::now() + Duration::from_secs(days * 86_400)).into())
 }
 
 async fn sign_up(mesh: &TestMesh) -> String {

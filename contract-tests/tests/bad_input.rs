@@ -41,14 +41,16 @@ const SPARED: &[(&str, &str, &str, &str)] = &[
 ];
 
 /// Commands that are known by their order: the same order is the same command, whatever its `request_id`, which says
-/// only what caused it. What is replayed is known by its policy, a backup by its name.
-const KNOWN_OTHERWISE: [&str; 7] = [
+/// only what caused it. What is replayed is known by its policy, what is trimmed by its age,
+/// a backup by its name.
+const KNOWN_OTHERWISE: [&str; 8] = [
     "Pay",
     "CancelPayment",
     "SendNotice",
     "ReserveSeats",
     "ReturnSeats",
     "ReplayParkedEvents",
+    "TrimLog",
     "BackUp",
 ];
 
@@ -121,7 +123,7 @@ async fn g13_every_bad_field_of_every_rpc_is_refused_by_its_name() {
 }
 
 #[tokio::test]
-async fn g13_every_rpc_answers_rubbish_with_a_clear_error() {
+async fn g13_s_26_every_rpc_answers_rubbish_with_a_clear_error() {
     let world = World::start().await;
     // A text in field 1 that is no name; bad UTF-8; a length that lies; a number where a text is; a field without an end.
     let bodies: [&[u8]; 6] = [

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 use contract_tests::homemovie::Homemovie;
 use futures::{Stream, StreamExt as _};
@@ -117,7 +116,7 @@ async fn a_client_stays_signed_in_when_its_access_token_ends() {
     let tokens = open.sign_in(sign_in).await.unwrap().into_inner().tokens.unwrap();
     let ended = api::Tokens {
         access_token: "of yesterday".to_owned(),
-        access_token_expire_time: Some(SystemTime::now().into()),
+        access_token_expire_time: Some(mesh::now().into()),
         ..tokens
     };
     let again = SignedIn::with(&mesh.stranger(), ended).unwrap();

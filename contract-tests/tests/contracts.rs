@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use contract_tests::world::events;
 use contract_tests::{every_context, raw};
-use mesh::contract::{Contract, Rule};
+use mesh::contract::{Contract, Rule, context_of};
 use mesh_testing::{TestMesh, eventually};
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 use proto::mesh::v1::operations_service_client::OperationsServiceClient;
@@ -169,17 +171,13 @@ async fn every_event_has_a_place_in_the_map_of_events() {
 
 /// Who tells what, and who reacts how.
 fn map_of_events(policies: &[Policy]) -> String {
-    let pool = pool();
     let mut map = String::from(
         "# Events\n\nWho tells what, and what happens then. Made from the code and checked by its tests; to write it anew:\n\
          `TURNSTILE_WRITE_DOCS=1 cargo test -p contract-tests every_event`.\n",
     );
     let mut sources: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for file in pool.files().filter(|file| file.name().ends_with("_events.proto")) {
-        for message in file.messages() {
-            let source = mesh::contract::context_of(message.full_name()).to_owned();
-            sources.entry(source).or_default().insert(message.full_name().to_owned());
-        }
+    for event in events() {
+        sources.entry(context_of(&event).to_owned()).or_default().insert(event);
     }
     for policy in policies {
         for kind in &policy.types {
@@ -200,12 +198,23 @@ fn map_of_events(policies: &[Policy]) -> String {
                 map.push_str(&format!("| {short} | `{name}` | {} |\n", policy.sentence));
                 told = true;
             }
+            check_readers(&event, policies);
             if !told {
                 map.push_str(&format!("| {short} | | nobody reacts yet |\n"));
             }
         }
     }
     map
+}
+
+/// A contract names those that react, and nobody else (S-16); or everybody.
+fn check_readers(event: &str, policies: &[Policy]) {
+    let named: BTreeSet<_> =
+        Contract::ours().unwrap().readers(event).iter().map(String::as_str).collect();
+    let of_event = policies.iter().filter(|policy| policy.types.iter().any(|kind| kind == event));
+    let readers = of_event.filter_map(|policy| policy.name.split('/').next());
+    let readers: BTreeSet<_> = readers.filter(|reader| *reader != context_of(event)).collect();
+    assert!(named.contains("*") || named == readers, "{event} names {named:?}, not {readers:?}");
 }
 
 fn root() -> PathBuf {
@@ -239,6 +248,20 @@ fn every_domain_is_pure() {
         }
     }
     assert!(found >= 5, "{found} domains");
+}
+
+/// The hooks of the tests are a feature of the kit, and nothing that the program is made of turns it on.
+#[test]
+fn s_38_the_program_has_no_test_hooks() {
+    let has_hooks = |edges: &str| {
+        let mut tree = Command::new(env!("CARGO"));
+        tree.args(["tree", "--offline", "--package", "turnstile", "--prefix", "none", "--edges"]);
+        let tree = tree.arg(edges).current_dir(root()).output().unwrap();
+        assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+        String::from_utf8(tree.stdout).unwrap().contains("mesh feature \"chaos\"")
+    };
+    assert!(!has_hooks("normal,build,features"), "a release would have them");
+    assert!(has_hooks("normal,build,dev,features"), "this test looks for the wrong thing");
 }
 
 /// The packages of the workspace, by the folders that its manifest names.

@@ -40,7 +40,7 @@ async fn hm_f2_it_is_paid_exactly_once_however_often_it_is_sent() {
         (PaymentState::Approved, &home.film.price)
     );
     assert_eq!(home.applications().await.len(), 1);
-    assert_eq!(events(&home.mesh.store_file("payment"), "PaymentApproved"), 1);
+    assert_eq!(events(&home.mesh.store("payment"), "PaymentApproved"), 1);
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn g6_the_same_request_in_parallel_is_one_order_and_one_payment() {
     for status in sent.iter().filter_map(|answer| answer.as_ref().err()) {
         assert_eq!(status.code(), Code::Aborted, "{status}");
     }
-    assert_eq!(events(&home.mesh.store_file("payment"), "PaymentApproved"), 1);
+    assert_eq!(events(&home.mesh.store("payment"), "PaymentApproved"), 1);
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn hm_f5_watching_shows_in_purchase_application_and_my_page() {
     assert_eq!((row.title.as_str(), row.quantity), (home.film.title.as_str(), 1));
     // Who bought may watch again; nothing more is told.
     home.watch(&picked.name).await.unwrap();
-    assert_eq!(events(&home.mesh.store_file("homemovie.movie"), "MovieWatched"), 1);
+    assert_eq!(events(&home.mesh.store("homemovie.movie"), "MovieWatched"), 1);
 }
 
 /// With nothing else to do: of fifty changes, one may take longer.

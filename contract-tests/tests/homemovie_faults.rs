@@ -18,9 +18,9 @@ use tonic_types::StatusExt as _;
 async fn nothing_is_registered(home: &Homemovie) {
     assert!(home.applications().await.is_empty());
     assert!(home.rows().await.is_empty());
-    let app = home.mesh.store_file("homemovie.app");
+    let app = home.mesh.store("homemovie.app");
     assert_eq!(events(&app, "MoviePicked"), 0);
-    assert_eq!(events(&home.mesh.store_file("homemovie.movie"), "MovieOrdered"), 0);
+    assert_eq!(events(&home.mesh.store("homemovie.movie"), "MovieOrdered"), 0);
 }
 
 fn is_the_fallback(status: &Status) {
@@ -54,13 +54,13 @@ async fn hm_n2_a_lost_reply_is_undone() {
     assert!(begun.elapsed() < Duration::from_secs(3), "the customer does not wait for the undo");
 
     // The payment did commit; it is given back, and told once.
-    let file = home.mesh.store_file("payment");
+    let file = home.mesh.store("payment");
     assert_eq!(events(&file, "PaymentApproved"), 1);
     eventually("the payment is given back", || async {
         (events(&file, "PaymentCancelled") == 1).then_some(())
     })
     .await;
-    let app = home.mesh.store_file("homemovie.app");
+    let app = home.mesh.store("homemovie.app");
     eventually("the order is voided", || async {
         (count(&app, "mesh_intent", "state = 'VOIDED'") == 1).then_some(())
     })
@@ -81,13 +81,13 @@ async fn hm_n2_a_connection_that_broke_is_undone_though_nothing_was_charged() {
     // Three attempts: the kit tries again what may be repeated.
     home.mesh.mesh.faults().break_calls("Pay", 3);
     is_the_fallback(&home.pick().await.unwrap_err());
-    let app = home.mesh.store_file("homemovie.app");
+    let app = home.mesh.store("homemovie.app");
     eventually("the order is voided", || async {
         (count(&app, "mesh_intent", "state = 'VOIDED'") == 1).then_some(())
     })
     .await;
     nothing_is_registered(&home).await;
-    assert_eq!(events(&home.mesh.store_file("payment"), "PaymentApproved"), 0);
+    assert_eq!(events(&home.mesh.store("payment"), "PaymentApproved"), 0);
 }
 
 #[tokio::test]
@@ -110,11 +110,7 @@ async fn hm_n3_while_the_films_side_is_down_everybody_can_pick() {
     for name in &names {
         home.until(name, State::MovieOrdered).await;
     }
-    assert_eq!(
-        events(&home.mesh.store_file("homemovie.movie"), "MovieOrdered"),
-        5,
-        "each exactly once"
-    );
+    assert_eq!(events(&home.mesh.store("homemovie.movie"), "MovieOrdered"), 5, "each exactly once");
 }
 
 #[tokio::test]
@@ -155,7 +151,7 @@ async fn a_declined_payment_registers_nothing_and_is_remembered() {
         assert_eq!(declined, (Code::FailedPrecondition, "PAYMENT_DECLINED".to_owned()));
     }
     nothing_is_registered(&home).await;
-    assert_eq!(events(&home.mesh.store_file("payment"), "PaymentDeclined"), 1, "asked once");
+    assert_eq!(events(&home.mesh.store("payment"), "PaymentDeclined"), 1, "asked once");
 }
 
 #[tokio::test]
@@ -194,13 +190,13 @@ async fn die_at(site: &str, lose_reply: bool) -> bool {
     mesh.crash("homemovie.app").await;
     home.mesh.restart("homemovie.app").await;
 
-    let app = home.mesh.store_file("homemovie.app");
+    let app = home.mesh.store("homemovie.app");
     eventually("no order is left between two states", || async {
         (count(&app, "mesh_intent", "state IN ('PENDING', 'VOIDING')") == 0).then_some(())
     })
     .await;
     // Money and order agree, whatever happened: charged and registered, or neither.
-    let file = home.mesh.store_file("payment");
+    let file = home.mesh.store("payment");
     let registered = home.applications().await.len();
     eventually("live payments are registered orders", || async {
         let live = count(&file, "payment", "state = 'APPROVED'");
@@ -251,7 +247,7 @@ async fn g11_an_undo_waits_for_payment_to_come_back() {
     mesh.faults().break_calls("CancelPayment", 1000);
     is_the_fallback(&home.pick().await.unwrap_err());
     mesh.stop("payment").await;
-    let app = home.mesh.store_file("homemovie.app");
+    let app = home.mesh.store("homemovie.app");
     eventually("the undo is tried in vain", || async {
         (count(&app, "mesh_intent", "state = 'VOIDING' AND undo_attempts > 1") == 1).then_some(())
     })
@@ -262,6 +258,6 @@ async fn g11_an_undo_waits_for_payment_to_come_back() {
         (count(&app, "mesh_intent", "state = 'VOIDED'") == 1).then_some(())
     })
     .await;
-    assert_eq!(events(&home.mesh.store_file("payment"), "PaymentCancelled"), 1);
+    assert_eq!(events(&home.mesh.store("payment"), "PaymentCancelled"), 1);
     nothing_is_registered(&home).await;
 }

@@ -41,9 +41,9 @@ async fn op_f5_one_notice_for_each_approval() {
     park.until_told(&reserved.name, &["confirmed"]).await;
     // The desk hears everything again.
     park.mesh.mesh.stop("outerpark.reservation").await;
-    contract_tests::stores::execute(
-        &park.mesh.store_file("outerpark.reservation"),
-        "UPDATE mesh_cursor SET position = 0 WHERE policy LIKE '%whenever_reservation_confirmed'",
+    mesh_testing::turn_back(
+        &park.mesh.store("outerpark.reservation"),
+        "policy LIKE '%whenever_reservation_confirmed'",
     );
     park.mesh.restart("outerpark.reservation").await;
     let again = park.reserve(1).await.unwrap();
@@ -64,17 +64,17 @@ async fn op_f6_op_f7_op_f8_a_cancel_gives_seats_and_money_back_once_each() {
 
     // The desk hears everything again: each once.
     park.mesh.mesh.stop("outerpark.reservation").await;
-    contract_tests::stores::execute(
-        &park.mesh.store_file("outerpark.reservation"),
-        "UPDATE mesh_cursor SET position = 0 WHERE source IN ('outerpark.reservation', 'payment')",
+    mesh_testing::turn_back(
+        &park.mesh.store("outerpark.reservation"),
+        "source IN ('outerpark.reservation', 'payment')",
     );
     park.mesh.restart("outerpark.reservation").await;
     let next = park.reserve(1).await.unwrap();
     park.until_told(&next.name, &["confirmed"]).await;
     assert_eq!(park.free().await, 99);
     assert_eq!(park.told(&reserved.name).await, ["confirmed", "cancelled"]);
-    assert_eq!(events(&park.mesh.store_file("payment"), "PaymentCancelled"), 1);
-    assert_eq!(events(&park.mesh.store_file("outerpark.musical"), "SeatsReturned"), 1);
+    assert_eq!(events(&park.mesh.store("payment"), "PaymentCancelled"), 1);
+    assert_eq!(events(&park.mesh.store("outerpark.musical"), "SeatsReturned"), 1);
 }
 
 #[tokio::test]
@@ -137,8 +137,8 @@ async fn op_n1_too_many_seats_are_refused_and_nothing_is_anywhere() {
     park.until_told(&next.name, &["confirmed"]).await;
     park.until_my_page(&next.name, "PAYMENT_APPROVED", "APPROVED").await;
     assert_eq!(park.rows().await.len(), 1);
-    assert_eq!(events(&park.mesh.store_file("payment"), "PaymentApproved"), 1);
-    assert_eq!(events(&park.mesh.store_file("notice"), "Noticed"), 1);
+    assert_eq!(events(&park.mesh.store("payment"), "PaymentApproved"), 1);
+    assert_eq!(events(&park.mesh.store("notice"), "Noticed"), 1);
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn op_n6_the_fallback_loses_no_seat() {
     assert_eq!(status.message(), "musical is busy, try again later");
     park.until_free(10).await;
     assert!(park.reservations().await.is_empty());
-    assert_eq!(events(&park.mesh.store_file("outerpark.musical"), "SeatsReturned"), 1);
+    assert_eq!(events(&park.mesh.store("outerpark.musical"), "SeatsReturned"), 1);
 
     park.mesh.mesh.stop("outerpark.musical").await;
     assert_eq!(park.reserve(1).await.unwrap_err().code(), Code::Unavailable);
@@ -250,11 +250,11 @@ async fn a_hold_whose_payment_does_not_come_expires_and_gives_the_seats_back() {
     park.mesh.mesh.faults().hold_back("Pay", false);
     park.until_free(10).await;
     eventually("the payment is voided", || async {
-        (events(&park.mesh.store_file("payment"), "PaymentCancelled") == 1).then_some(())
+        (events(&park.mesh.store("payment"), "PaymentCancelled") == 1).then_some(())
     })
     .await;
     park.until_my_page(&reserved.name, "EXPIRED", "CANCELLED").await;
-    assert_eq!(count(&park.mesh.store_file("payment"), "payment", "state = 'APPROVED'"), 0);
+    assert_eq!(count(&park.mesh.store("payment"), "payment", "state = 'APPROVED'"), 0);
 }
 
 #[tokio::test]
@@ -262,7 +262,7 @@ async fn the_clock_of_a_hold_stands_still_while_payment_is_out_of_reach() {
     let park = Outerpark::start_with(10, held_for(Duration::from_secs(1)), |_| {}).await;
     park.mesh.mesh.stop("payment").await;
     let reserved = park.reserve(4).await.unwrap();
-    let desk = park.mesh.store_file("outerpark.reservation");
+    let desk = park.mesh.store("outerpark.reservation");
     // The hold is given more time than it had in the beginning, several times over.
     let prolonged = "hold_expires > create_time + 4000000 AND state = 'SEATS_RESERVED'";
     eventually("the hold is prolonged", || async {
