@@ -85,6 +85,17 @@ pub(crate) fn python() -> Result<PathBuf> {
     Ok(python)
 }
 
+/// A server of PostgreSQL, gone with the value.
+pub(crate) fn postgres() -> Result<test_postgres::Server> {
+    match test_postgres::Server::start() {
+        Ok(server) => Ok(server),
+        Err(_) => {
+            install(&["postgresql"])?;
+            Ok(test_postgres::Server::start().map_err(|error| error.to_string())?)
+        }
+    }
+}
+
 /// Where tools are kept between runs: never in the checkout.
 fn tools() -> Result<PathBuf> {
     let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
