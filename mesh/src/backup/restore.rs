@@ -97,7 +97,7 @@ fn begin_epochs(
         let mut copy = Closed::open(&file).map_err(failed())?;
         let context = contexts.iter().find(|context| *context.name == *store.name);
         let migrations = context.map(|context| (context.migrations)().sqlite);
-        copy.check(&file, &store.name, migrations.as_ref())?;
+        copy.check(&file, &store.name, migrations)?;
         let facts = copy.facts().map_err(failed())?;
         if (&facts.context, &facts.epoch, facts.head) != (&store.name, &store.epoch, store.head) {
             let message = format!("{} is not the copy that was taken", store.name);

@@ -11,10 +11,10 @@ use diesel::sql_types::Text;
 use diesel_migrations::EmbeddedMigrations;
 use tokio::sync::oneshot;
 
-use super::Store;
 use super::open::{Failure, OpenError};
 use super::schema::{mesh_cursor, mesh_event_head, mesh_meta};
-use super::sqlite::{refuse_newer, refuse_others};
+use super::sqlite::{KIT, refuse_newer, refuse_others};
+use super::{Store, release};
 use crate::error::{Error, Result};
 
 /// How long to wait for a writer: longer than any write takes.
@@ -144,7 +144,7 @@ impl Closed {
         &mut self,
         file: &Path,
         context: &str,
-        migrations: Option<&EmbeddedMigrations>,
+        migrations: Option<EmbeddedMigrations>,
     ) -> Result<(), OpenError> {
         let sqlite = &mut self.conn;
         let found = diesel::dsl::sql::<Text>("SELECT integrity_check FROM pragma_integrity_check")
@@ -159,7 +159,8 @@ impl Closed {
             return Err(OpenError::Failed { file: file.to_owned(), cause });
         }
         refuse_others(sqlite, context, file)?;
-        migrations.map_or(Ok(()), |migrations| refuse_newer(sqlite, migrations, file))
+        let known = migrations.map(|own| release::migrations(KIT, own));
+        known.map_or(Ok(()), |known| refuse_newer(sqlite, &known, file))
     }
 
     pub(crate) fn facts(&mut self) -> Result<Facts, Failure> {
@@ -259,7 +260,7 @@ mod tests {
         publish(&store).await;
         copy.finish().unwrap();
         let mut copy = Closed::open(&target).unwrap();
-        copy.check(&target, "identity", Some(&MIGRATIONS.sqlite)).unwrap();
+        copy.check(&target, "identity", Some(MIGRATIONS.sqlite)).unwrap();
         let facts = copy.facts().unwrap();
         assert_eq!((facts.context.as_str(), facts.head), ("identity", 2));
         assert_eq!(*facts.epoch, *store.epoch());

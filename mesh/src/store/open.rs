@@ -104,6 +104,6 @@ pub(super) fn open(
 ) -> Result<Opened, OpenError> {
     match at {
         StoreAt::File(file) => sqlite::open(context, file, migrations.sqlite),
-        StoreAt::Postgres(schema) => postgres::open(context, schema, &migrations.postgres),
+        StoreAt::Postgres(schema) => postgres::open(context, schema, migrations.postgres),
     }
 }

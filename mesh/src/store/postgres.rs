@@ -56,7 +56,7 @@ pub(super) struct Life {
 pub(super) fn open(
     context: &str,
     schema: &Schema,
-    migrations: &EmbeddedMigrations,
+    migrations: EmbeddedMigrations,
 ) -> Result<Opened, OpenError> {
     let failed = |cause: Failure| OpenError::Database {
         store: StoreAt::Postgres(schema.clone()).to_string(),
@@ -64,7 +64,7 @@ pub(super) fn open(
     };
     let mut pg = connect(schema).map_err(failed)?;
     refuse_unsafe(&mut pg).map_err(failed)?;
-    refuse_other_tables(&mut pg, schema, migrations)?;
+    refuse_other_tables(&mut pg, schema, &release::migrations(KIT, migrations))?;
     let meta =
         |pg: &mut PgConnection, key| mesh_meta::table.find(key).select(mesh_meta::value).first(pg);
     let owner: String = meta(&mut pg, "context").map_err(|error| failed(error.into()))?;
@@ -164,7 +164,7 @@ fn refuse_unsafe(pg: &mut PgConnection) -> Result<(), Failure> {
 fn refuse_other_tables(
     pg: &mut PgConnection,
     schema: &Schema,
-    migrations: &EmbeddedMigrations,
+    migrations: &[EmbeddedMigrations],
 ) -> Result<(), OpenError> {
     let store = || StoreAt::Postgres(schema.clone()).to_string();
     let failed = |cause: Failure| OpenError::Database { store: store(), cause };
@@ -180,7 +180,7 @@ fn refuse_other_tables(
         diesel::dsl::sql::<Text>("SELECT version FROM __diesel_schema_migrations")
             .load(pg)
             .map_err(|error| failed(error.into()))?;
-    let known = release::versions::<Pg>(&KIT, migrations).map_err(failed)?;
+    let known = release::versions::<Pg>(migrations).map_err(failed)?;
     let adds: Vec<String> = release::adds().load(pg).map_err(|error| failed(error.into()))?;
     if let Some(migration) = release::too_new(&applied, &known, &adds) {
         return Err(failed(

@@ -24,36 +24,29 @@ const ADDS: &str = "adds/";
 /// Such keys of a store.
 #[diesel::dsl::auto_type(no_type_alias)]
 pub(super) fn adds() -> _ {
-    mesh_meta::table.filter(mesh_meta::key.like("adds/%")).select(mesh_meta::key)
+    let adds: String = format!("{ADDS}%");
+    mesh_meta::table.filter(mesh_meta::key.like(adds)).select(mesh_meta::key)
 }
 
 /// The migrations of this release: the kit's, then the context's.
 pub(super) fn migrations(
     kit: EmbeddedMigrations,
     own: EmbeddedMigrations,
-) -> impl Iterator<Item = EmbeddedMigrations> {
+) -> Vec<EmbeddedMigrations> {
     let all = [kit, own].into_iter();
     #[cfg(feature = "chaos")]
     let all = all.chain(next::is_this().then_some(next::TABLES));
-    all
+    all.collect()
 }
 
 /// The versions of these migrations.
 pub(super) fn versions<DB: Backend>(
-    kit: &EmbeddedMigrations,
-    own: &EmbeddedMigrations,
+    migrations: &[EmbeddedMigrations],
 ) -> Result<Vec<String>, Failure> {
     let mut versions = Vec::new();
-    let mut take = |source: &EmbeddedMigrations| {
+    for source in migrations {
         let migrations: Vec<Box<dyn Migration<DB>>> = source.migrations()?;
         versions.extend(migrations.iter().map(|migration| migration.name().version().to_string()));
-        Ok::<_, Failure>(())
-    };
-    take(kit)?;
-    take(own)?;
-    #[cfg(feature = "chaos")]
-    if next::is_this() {
-        take(&next::TABLES)?;
     }
     Ok(versions)
 }

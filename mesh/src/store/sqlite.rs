@@ -18,7 +18,7 @@ use super::schema::{mesh_event_head, mesh_meta};
 use super::writer::Engine;
 use super::{Conn, READERS, release};
 
-const KIT: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+pub(super) const KIT: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// The first SQLite without the bug that can corrupt a log that is reset while it is read.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -45,8 +45,9 @@ pub(super) fn open(
 
     let mut sqlite = connect(file)?;
     refuse_others(&mut sqlite, context, file)?;
+    let migrations = release::migrations(KIT, migrations);
     refuse_newer(&mut sqlite, &migrations, file)?;
-    for source in release::migrations(KIT, migrations) {
+    for source in migrations {
         sqlite.run_pending_migrations(source).map_err(failed)?;
     }
 
@@ -184,7 +185,7 @@ pub(super) fn refuse_others(
 
 pub(super) fn refuse_newer(
     sqlite: &mut SqliteConnection,
-    migrations: &EmbeddedMigrations,
+    migrations: &[EmbeddedMigrations],
     file: &Path,
 ) -> Result<(), OpenError> {
     let failed = |cause| OpenError::Failed { file: file.to_owned(), cause };
@@ -193,7 +194,7 @@ pub(super) fn refuse_newer(
         return Ok(());
     }
     let applied: Vec<_> = applied.iter().map(ToString::to_string).collect();
-    let known = release::versions::<Sqlite>(&KIT, migrations).map_err(failed)?;
+    let known = release::versions::<Sqlite>(migrations).map_err(failed)?;
     let adds = release::adds().load(sqlite).map_err(|error| failed(error.into()))?;
     match release::too_new(&applied, &known, &adds) {
         Some(migration) => {
