@@ -70,7 +70,7 @@ pub trait CallThenRegister: Send + Sync + 'static {
     /// The answer when nobody knows what the callee did.
     fn fallback(&self) -> Error;
 
-    /// Makes the order exist, with its first event.
+    /// Makes the order exist, with its first event. A refusal is the answer, and the callee's part is undone.
     fn register(&self, tx: &mut Tx<'_>, order: Self::Order) -> Result<Self::Answer>;
 }
 
@@ -323,9 +323,12 @@ impl<S: CallThenRegister> Saga<S> {
                 Ok(answer)
             })
             .await;
-        outcome.map_err(|error| {
-            tracing::warn!(%error, "an order could not be registered after its call; it is undone");
-            fallback
+        outcome.map_err(|error| match error {
+            Error::Refused(_) => error,
+            error => {
+                tracing::warn!(%error, "an order could not be registered after its call; it is undone");
+                fallback
+            }
         })
     }
 

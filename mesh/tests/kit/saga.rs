@@ -7,7 +7,7 @@ use std::time::Duration;
 use diesel::prelude::*;
 use mesh::client::{Channel, fallback};
 use mesh::{CallThenRegister, Caller, Error, Id, Result, Saga, Tx};
-use mesh_testing::{TestMesh, eventually, request_id};
+use mesh_testing::{TestMesh, eventually, refusal, request_id};
 use proto::homemovie::app::v1::{
     MovieApplication, MoviePicked, PickMovieRequest, PickMovieResponse,
 };
@@ -123,8 +123,10 @@ impl CallThenRegister for Pick {
     }
 
     fn register(&self, tx: &mut Tx<'_>, order: MovieApplication) -> Result<PickMovieResponse> {
-        if order.movie_title == "cannot be registered" {
-            return Err(Error::NotFound(order.movie));
+        match order.movie_title.as_str() {
+            "cannot be registered" => return Err(Error::NotFound(order.movie)),
+            "is one too many" => return Err(Error::refused("homemovie.app", "TOO_MANY", "no")),
+            _ => {}
         }
         let row = (
             handled::policy.eq("registered"),
@@ -379,6 +381,18 @@ async fn g11_what_cannot_be_registered_after_its_call_is_undone() {
     assert_eq!(stage.pick(&command).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(stage.until(&["VOIDED"]).await, Vec::<String>::new());
     assert!(matches!(stage.callee.books()[..], [(1, 1..)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g11_what_is_refused_after_its_call_is_undone_and_the_client_is_told_why() {
+    let stage = Stage::patient().await;
+    let command = PickMovieRequest { movie: "is one too many".to_owned(), ..command() };
+    for states in [&["VOIDED"][..], &["VOIDED", "VOIDED"]] {
+        let refused = refusal(stage.pick(&command).await);
+        assert_eq!(refused, (Code::FailedPrecondition, "TOO_MANY".to_owned()));
+        stage.until(states).await;
+    }
+    assert!(matches!(stage.callee.books()[..], [(1, 1..), (1, 1..)]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
