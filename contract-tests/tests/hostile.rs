@@ -13,14 +13,14 @@ use contract_tests::raw;
 use h2::Reason;
 use http::{HeaderValue, StatusCode};
 use mesh::Limits;
-use mesh_testing::{TestMesh, eventually};
+use mesh_testing::{Account, TestMesh, eventually};
 use proto::mypage::v1::WatchMyOrdersRequest;
 use proto::mypage::v1::my_page_service_client::MyPageServiceClient;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::timeout;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// How long anything of this may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -402,6 +402,41 @@ async fn t27_a_process_that_stops_turns_new_calls_away_and_says_so() {
     let body = [b"\x0a\x06".as_slice(), b"mypage"].concat();
     let health = raw::call(mesh.stranger(), "grpc.health.v1.Health/Check", body, None).await;
     assert_eq!(health.expect("an answer"), [0x08, 0x02]);
+}
+
+/// Calls until it is once too often.
+async fn call_too_often(mesh: &TestMesh, method: &str, token: Option<&str>) -> Status {
+    for _ in 0..100 {
+        let answer = raw::call(mesh.stranger(), method, Vec::new(), token).await;
+        if let Some(status) = answer.err().filter(|status| status.code() != Code::Unauthenticated) {
+            return status;
+        }
+    }
+    panic!("a hundred calls in a moment were let in");
+}
+
+#[tokio::test]
+async fn s_24_who_calls_too_often_is_told_when_to_come_again_and_others_do_not_notice() {
+    let limits = Limits { calls_per_account: 1, calls_per_address: 1, ..Limits::default() };
+    let mesh = start_with(limits).await;
+    let (noisy, quiet) = (mesh.customer(), mesh.customer());
+    let mine = "turnstile.mypage.v1.MyPageService/ListMyOrders";
+    let call = |account: &Account| {
+        let (stranger, token) = (mesh.stranger(), account.token.clone());
+        async move { raw::call(stranger, mine, Vec::new(), Some(&token)).await }
+    };
+    let of_account = call_too_often(&mesh, mine, Some(&noisy.token)).await;
+    call(&quiet).await.expect("another's call from the same address");
+    // Who has no account, or none that is valid, is told apart by the address.
+    let of_address = call_too_often(&mesh, mine, Some("rubbish")).await;
+    let public = raw::call(mesh.stranger(), GOOD, Vec::new(), None).await.expect_err("too often");
+    for status in [of_account, of_address, public] {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        let wait = mesh::retry_delay_of(&status).expect("when to come again");
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
+    }
+    call(&quiet).await.expect("another's call from the same address");
+    eventually("the next call is let in", || async { call(&noisy).await.ok() }).await;
 }
 
 #[tokio::test]

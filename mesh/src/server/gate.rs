@@ -1,5 +1,5 @@
-//! The gate: how much of what comes from outside is under way at once. What is too much is refused at once, before it
-//! costs anything; nothing waits here (trap T-30).
+//! The gate: how much of what comes from outside is under way at once, and how often one client may come. What is too
+//! much is refused at once, before it costs anything; nothing waits here (trap T-30).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,9 +13,13 @@ use tokio_util::sync::CancellationToken;
 use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::id::{Accounts, Id};
+use crate::rate::{RateLimit, network};
 
 /// When somebody who has too many streams open may try again.
 const STREAM_WAIT: Duration = Duration::from_secs(5);
+
+/// Who was quiet may make so many seconds' calls at once.
+const SECONDS_AT_ONCE: u32 = 5;
 
 /// How much a process takes on at once.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +28,10 @@ pub struct Limits {
     pub connections: usize,
     /// Calls under way. Half as many again are kept for calls of other contexts.
     pub calls: usize,
+    /// Calls of one account in a second, on average; 0 is no limit.
+    pub calls_per_account: u32,
+    /// Calls in a second from one address of who is not signed in; 0 is no limit.
+    pub calls_per_address: u32,
     /// Open streams.
     pub streams: usize,
     /// Open streams of one account.
@@ -39,6 +47,8 @@ impl Default for Limits {
         Self {
             connections: 8192,
             calls: 1024,
+            calls_per_account: 200,
+            calls_per_address: 1000,
             streams: 4096,
             streams_per_account: 10,
             streams_per_address: 100,
@@ -54,6 +64,8 @@ pub(super) struct Gate {
     calls: Semaphore,
     /// What was let in elsewhere is not shed behind new customers' calls.
     reserve: Semaphore,
+    account_calls: RateLimit,
+    address_calls: RateLimit,
     streams: Streams,
     closing: CancellationToken,
 }
@@ -64,6 +76,8 @@ impl Gate {
             limits,
             calls: Semaphore::new(limits.calls),
             reserve: Semaphore::new(limits.calls / 2),
+            account_calls: RateLimit::per_second(limits.calls_per_account, SECONDS_AT_ONCE),
+            address_calls: RateLimit::per_second(limits.calls_per_address, SECONDS_AT_ONCE),
             streams: Streams::default(),
             closing: CancellationToken::new(),
         }
@@ -85,15 +99,23 @@ impl Gate {
         }
     }
 
-    /// A place for a stream, for as long as it is open. Contexts are as many as there are: only the whole is bounded.
-    pub(super) fn open_stream(&self, caller: &Caller) -> Result<Place> {
-        let (who, most) = match (caller.account(), caller.address()) {
-            _ if caller.service().is_some() => (None, usize::MAX),
-            (Ok(account), _) => (Some(Who::Account(account)), self.limits.streams_per_account),
-            (Err(_), Some(address)) => {
-                (Some(Who::Address(address)), self.limits.streams_per_address)
-            }
-            (Err(_), None) => (None, usize::MAX),
+    /// Counts a call for whoever makes it.
+    pub(super) fn count(&self, who: Option<Who>) -> Result<()> {
+        let (outcome, most) = match who {
+            None => return Ok(()),
+            Some(Who::Account(_)) => (self.account_calls.count(who), self.limits.calls_per_account),
+            Some(Who::Address(_)) => (self.address_calls.count(who), self.limits.calls_per_address),
+        };
+        let what = || format!("{most} calls a second");
+        outcome.map_err(|retry_after| Error::Busy { what: what(), retry_after })
+    }
+
+    /// A place for a stream, for as long as it is open.
+    pub(super) fn open_stream(&self, who: Option<Who>) -> Result<Place> {
+        let most = match who {
+            None => usize::MAX,
+            Some(Who::Account(_)) => self.limits.streams_per_account,
+            Some(Who::Address(_)) => self.limits.streams_per_address,
         };
         self.streams.open(who, most, self.limits.streams)
     }
@@ -116,11 +138,26 @@ impl Gate {
     }
 }
 
-/// Whose stream it is.
+/// For whom calls and streams are counted: an account, wherever it calls from, or the network of who has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Who {
+pub(super) enum Who {
     Account(Id<Accounts>),
-    Address(IpAddr),
+    Address(u128),
+}
+
+impl Who {
+    /// Nobody in particular for contexts, which are as many as there are: of theirs only the whole is bounded.
+    pub(super) fn calls(caller: &Caller) -> Option<Self> {
+        match caller.account() {
+            _ if caller.service().is_some() => None,
+            Ok(account) => Some(Self::Account(account)),
+            Err(_) => caller.address().map(Self::at),
+        }
+    }
+
+    pub(super) fn at(address: IpAddr) -> Self {
+        Self::Address(network(address))
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -185,9 +222,9 @@ mod tests {
         Gate::new(Limits { calls, streams, streams_per_account: 2, ..Limits::default() })
     }
 
-    fn customer() -> Caller {
+    fn customer() -> Option<Who> {
         let account = Account { id: Id::new(), roles: Default::default() };
-        Caller::new(Some(account), None, None)
+        Who::calls(&Caller::new(Some(account), None, Some([192, 0, 2, 1].into())))
     }
 
     fn refusal<T>(outcome: Result<T>) -> Status {
@@ -218,15 +255,33 @@ mod tests {
     #[test]
     fn s_24_an_account_has_so_many_streams_and_no_more() {
         let (gate, noisy, quiet) = (gate(1, 3), customer(), customer());
-        let first = gate.open_stream(&noisy).unwrap();
-        let _second = gate.open_stream(&noisy).unwrap();
-        let status = refusal(gate.open_stream(&noisy));
+        let first = gate.open_stream(noisy).unwrap();
+        let _second = gate.open_stream(noisy).unwrap();
+        let status = refusal(gate.open_stream(noisy));
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(retry_delay_of(&status).is_some());
-        let _others = gate.open_stream(&quiet).unwrap();
-        assert_eq!(refusal(gate.open_stream(&quiet)).code(), Code::Unavailable, "3 of all");
+        let _others = gate.open_stream(quiet).unwrap();
+        assert_eq!(refusal(gate.open_stream(quiet)).code(), Code::Unavailable, "3 of all");
         drop(first);
-        assert!(gate.open_stream(&noisy).is_ok());
+        assert!(gate.open_stream(noisy).is_ok());
+    }
+
+    #[test]
+    fn s_24_calls_are_counted_by_account_by_address_and_for_no_context() {
+        let limits = Limits { calls_per_account: 2, calls_per_address: 1, ..Limits::default() };
+        let gate = Gate::new(limits);
+        let address = Some([192, 0, 2, 1].into());
+        let (noisy, quiet) = (customer(), customer());
+        assert!((0..10).all(|_| gate.count(noisy).is_ok()), "five seconds' worth");
+        let status = refusal(gate.count(noisy));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(retry_delay_of(&status).is_some());
+        assert!(gate.count(quiet).is_ok(), "from the same address");
+        let anybody = Who::calls(&Caller::new(None, None, address));
+        assert!((0..5).all(|_| gate.count(anybody).is_ok()));
+        assert!(gate.count(anybody).is_err());
+        let context = Who::calls(&Caller::new(None, Some("payment".to_owned()), address));
+        assert!((0..100).all(|_| gate.count(context).is_ok()));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use futures::FutureExt as _;
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
@@ -32,10 +33,10 @@ pub use gate::Limits;
 pub use listen::Listening;
 
 use self::deadline::{OPENING, deadline_of, end_of};
-use self::gate::{Gate, Place};
+use self::gate::{Gate, Place, Who};
 use self::measured::Measured;
 use self::outgoing::Outgoing;
-use crate::caller::LocalPeer;
+use crate::caller::{Caller, LocalPeer, RemotePeer};
 use crate::client::RETRY_OWNER;
 use crate::contract::{Contract, Rule};
 use crate::error::{Error, Result};
@@ -220,12 +221,12 @@ impl Front {
         deadline: Instant,
     ) -> Result<(http::Response<Body>, Option<Place>)> {
         let (mut head, body) = request.into_parts();
-        let caller = self.inner.access.admit(rule, &head).await?;
-        let within = head.extensions.get::<LocalPeer>().is_some();
-        let place = match rule.streams && !within {
-            true => Some(self.inner.gate.open_stream(&caller)?),
-            false => None,
+        let caller = self.inner.access.admit(rule, &head).await;
+        let place = match head.extensions.get::<LocalPeer>() {
+            Some(_) => None,
+            None => self.count(rule, caller.as_ref().ok(), &head)?,
         };
+        let caller = caller?;
         let bearer = caller.account().ok().and_then(|_| bearer_of(&head.headers));
         let Served { routes, tasks } = self.served(&rule.context)?;
         let retry_owner = head.headers.get(RETRY_OWNER).cloned();
@@ -233,6 +234,16 @@ impl Front {
         let scope = Scope { deadline: Some(deadline), bearer, tasks: Some(tasks), retry_owner };
         let work = run(routes, http::Request::from_parts(head, body));
         Ok((scope.around(work).await?, place))
+    }
+
+    /// Counts a call from outside for whoever makes it; the place of the stream, if that is what it opens. Who is not let
+    /// in is counted by the address.
+    fn count(&self, rule: &Rule, caller: Option<&Caller>, head: &Parts) -> Result<Option<Place>> {
+        let peer = || head.extensions.get::<RemotePeer>()?.address.map(|peer| Who::at(peer.ip()));
+        let who = caller.map_or_else(peer, Who::calls);
+        self.inner.gate.count(who)?;
+        let opens = rule.streams && caller.is_some();
+        opens.then(|| self.inner.gate.open_stream(who)).transpose()
     }
 
     /// Health and reflection answer also when there is too much of everything else.

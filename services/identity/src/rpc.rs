@@ -46,7 +46,6 @@ impl Identity {
     /// Removes what has expired, for ever.
     pub(crate) async fn keep_house(self) {
         loop {
-            self.limits.forget_idle();
             if let Err(error) = self.keys.refresh(mesh::now()) {
                 let error: &(dyn std::error::Error + 'static) = &error;
                 tracing::error!(error, "the signing keys were not refreshed: the known ones stay");

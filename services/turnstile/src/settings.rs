@@ -236,12 +236,19 @@ fn admin(settings: &mut Settings) -> Admin {
 /// `TURNSTILE_MAX_CALLS` and so on.
 fn limits(settings: &mut Settings) -> Limits {
     let default = Limits::default();
+    let mut a_second = |whose: &str, default: u32| -> u32 {
+        settings.read(&format!("TURNSTILE_MAX_CALLS_PER_{whose}"), default)
+    };
+    let calls_per_account = a_second("ACCOUNT", default.calls_per_account);
+    let calls_per_address = a_second("ADDRESS", default.calls_per_address);
     let mut most = |what: &str, default: usize| -> usize {
         settings.read(&format!("TURNSTILE_MAX_{what}"), default)
     };
     Limits {
         connections: most("CONNECTIONS", default.connections),
         calls: most("CALLS", default.calls),
+        calls_per_account,
+        calls_per_address,
         streams: most("STREAMS", default.streams),
         streams_per_account: most("STREAMS_PER_ACCOUNT", default.streams_per_account),
         streams_per_address: most("STREAMS_PER_ADDRESS", default.streams_per_address),

@@ -139,6 +139,9 @@ impl Private {
         let given: Vec<String> = std::env::vars().map(|(name, _)| name).collect();
         let quiet = [
             ("TURNSTILE_LOG", "warn"),
+            ("TURNSTILE_MAX_CALLS_PER_ACCOUNT", "0"),
+            ("TURNSTILE_MAX_CALLS_PER_ADDRESS", "0"),
+            ("TURNSTILE_RESERVATION_MAX_HELD", "0"),
             ("TURNSTILE_IDENTITY_TRIES_PER_ADDRESS", "0"),
             ("TURNSTILE_IDENTITY_SIGN_UPS_PER_ADDRESS", "0"),
         ];
