@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use contract_tests::outerpark::{Outerpark, Setup};
 use contract_tests::stores::{count, events};
 use futures::future::join_all;
+use mesh::client::EdgeSettings;
 use mesh_testing::{eventually, refusal, request_id};
 use proto::common::v1::Money;
 use proto::outerpark::reservation::v1 as desk;
@@ -238,6 +240,53 @@ fn held_for(hold: Duration) -> Setup {
         reservation: outerpark_reservation::Settings { hold, ..Default::default() },
         ..Setup::default()
     }
+}
+
+#[tokio::test]
+async fn s_24_a_customer_holds_so_many_unpaid_seats_of_a_performance_and_no_more() {
+    let reservation = outerpark_reservation::Settings { max_held: 5, ..Default::default() };
+    let park = Outerpark::start_with(100, Setup { reservation, ..Setup::default() }, |options| {
+        let patient = EdgeSettings { timeout: Duration::from_secs(10), ..Default::default() };
+        options.edges = Arc::new(move |_| patient);
+    })
+    .await;
+    park.mesh.mesh.stop("payment").await;
+    // Ten are wanted before one is registered: none of them sees another.
+    let faults = park.mesh.mesh.faults();
+    faults.hold_back("ReserveSeats", true);
+    let all_are_wanted = async {
+        eventually("ten are wanted", || async {
+            let wanted = count(&park.mesh.store("outerpark.reservation"), "mesh_intent", "true");
+            (wanted == 10).then_some(())
+        })
+        .await;
+        faults.hold_back("ReserveSeats", false);
+    };
+    let (outcomes, ()) = tokio::join!(join_all((0..10).map(|_| park.reserve(2))), all_are_wanted);
+    let (got, refused): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+    assert_eq!((got.len(), refused.len()), (2, 8));
+    let too_many = (Code::FailedPrecondition, "TOO_MANY_HELD".to_owned());
+    for outcome in refused {
+        assert_eq!(refusal(outcome), too_many);
+    }
+    park.until_free(96).await;
+    assert_eq!(park.reservations().await.len(), 2);
+
+    // A seat more is allowed, and not two.
+    assert_eq!(refusal(park.reserve(2).await), too_many);
+    let fifth = park.reserve(1).await.unwrap();
+    assert_eq!(refusal(park.reserve(1).await), too_many);
+    let other = park.mesh.customer();
+    park.reserve_with(&other, &request_id(), 5).await.expect("others have a limit of their own");
+    // What is given up, and what is paid, is not held any more.
+    park.cancel(&fifth.name).await.unwrap();
+    let again = park.reserve(1).await.unwrap();
+    park.mesh.restart("payment").await;
+    park.until(&again.name, State::PaymentApproved).await;
+    for held in got {
+        park.until(&held.unwrap().name, State::PaymentApproved).await;
+    }
+    park.reserve(5).await.unwrap();
 }
 
 #[tokio::test]

@@ -27,6 +27,10 @@ pub(crate) enum Refusal {
     NotEnoughSeats(Id<Musicals>),
     #[error("{0} is not for sale now")]
     NotOnSale(Id<Musicals>),
+    #[error(
+        "a customer may hold {most} seats in {musical} that are not paid yet, and these would be more"
+    )]
+    TooManyHeld { musical: Id<Musicals>, most: i64 },
     #[error("{0} is not live any more")]
     NotLive(Id<MusicalReservations>, State),
     #[error("the quote does not hold for {0} (any more)")]
@@ -156,6 +160,25 @@ impl Reservation {
     }
 }
 
+/// How long and how many seats are held for their payment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HoldPolicy {
+    pub(crate) time: Duration,
+    /// Of one performance for one customer; 0 is no limit.
+    pub(crate) most: i64,
+}
+
+impl HoldPolicy {
+    /// Whether the seats of a new reservation may be held beside those that its customer holds.
+    pub(crate) fn admit(&self, new: &Reservation, held: i64) -> Result<(), Refusal> {
+        let is_too_much = self.most > 0 && held + i64::from(new.seats) > self.most;
+        match is_too_much {
+            true => Err(Refusal::TooManyHeld { musical: new.musical, most: self.most }),
+            false => Ok(()),
+        }
+    }
+}
+
 /// What is kept when a paid reservation is cancelled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FeePolicy {
@@ -250,6 +273,16 @@ mod tests {
             assert_eq!(reservation(state).decline(), is_hold, "{state:?}");
             assert_eq!(reservation(state).expire(now()), is_hold, "{state:?}");
         }
+    }
+
+    #[test]
+    fn s_24_so_many_seats_are_held_and_no_more() {
+        let (new, holds) =
+            (reservation(State::SeatsReserved), |most| HoldPolicy { time: HOUR, most });
+        assert_eq!(holds(10).admit(&new, 7), Ok(()));
+        let refused = Err(Refusal::TooManyHeld { musical: new.musical, most: 10 });
+        assert_eq!(holds(10).admit(&new, 8), refused);
+        assert_eq!(holds(0).admit(&new, 1_000_000), Ok(()), "no limit");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub fn context(settings: Settings) -> Context {
             let reserve = kit.saga(reserve::Reserve::new(
                 kit.edge("outerpark.musical")?,
                 give_back.clone(),
-                settings.hold,
+                settings.holds(),
             ));
             let clock = clock::Clock::new(kit.store());
             let others = policies::Others {
@@ -49,9 +49,7 @@ pub fn context(settings: Settings) -> Context {
             };
             Ok(Wiring::default()
                 .serve(ReservationServiceServer::new(rpc::Reservations::new(
-                    kit,
-                    reserve,
-                    settings.clone(),
+                    kit, reserve, &settings,
                 )))
                 .policies(policies::policies(&others))
                 .background("clock", clock.run()))

@@ -1,14 +1,12 @@
 //! `Reserve`: take seats, then register.
 
-use std::time::Duration;
-
 use mesh::client::Channel;
 use mesh::{CallThenRegister, Error, Result, Tx, request_id_of};
 use proto::outerpark::musical::v1::musical_service_client::MusicalServiceClient;
 use proto::outerpark::musical::v1::{ReserveSeatsRequest, ReturnSeatsRequest};
 use proto::outerpark::reservation::v1 as api;
 
-use crate::domain::{Refusal, Reservation};
+use crate::domain::{HoldPolicy, Refusal, Reservation};
 use crate::store;
 
 /// The steps of reserving seats.
@@ -17,17 +15,17 @@ pub(crate) struct Reserve {
     musical: MusicalServiceClient<Channel>,
     give_back: MusicalServiceClient<Channel>,
     edge: Channel,
-    hold: Duration,
+    holds: HoldPolicy,
 }
 
 impl Reserve {
-    /// Takes seats over `edge`, gives them back over `give_back`; they are held for so long.
+    /// Takes seats over `edge`, gives them back over `give_back`.
     pub(crate) fn new(
         edge: Channel,
         give_back: MusicalServiceClient<Channel>,
-        hold: Duration,
+        holds: HoldPolicy,
     ) -> Self {
-        Self { musical: MusicalServiceClient::new(edge.clone()), give_back, edge, hold }
+        Self { musical: MusicalServiceClient::new(edge.clone()), give_back, edge, holds }
     }
 }
 
@@ -72,7 +70,10 @@ impl CallThenRegister for Reserve {
         let performance =
             store::performance(tx, order.musical.parse().map_err(Error::internal)?)?.time;
         let mut reservation = Reservation::registered(order, performance)?;
-        reservation.hold(self.hold, tx.now());
+        // Others of this customer may have been registered since this one was wanted.
+        let held = store::held(tx, reservation.customer, reservation.musical)?;
+        self.holds.admit(&reservation, held)?;
+        reservation.hold(self.holds.time, tx.now());
         reservation.revision =
             tx.publish(reservation.id, reservation.id, &api::Reserved::from(&reservation))?;
         store::add(tx, &reservation)?;

@@ -7,7 +7,7 @@ use proto::outerpark::reservation::v1::reservation_service_server::ReservationSe
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::domain::{FeePolicy, Quote, Refusal, Reservation, State};
+use crate::domain::{FeePolicy, HoldPolicy, Quote, Refusal, Reservation, State};
 use crate::reserve::Reserve;
 use crate::settings::Settings;
 use crate::store;
@@ -17,18 +17,15 @@ use crate::wire::Followed;
 pub(crate) struct Reservations {
     store: Store,
     reserve: Saga<Reserve>,
+    holds: HoldPolicy,
     fee: FeePolicy,
     stopping: CancellationToken,
 }
 
 impl Reservations {
-    pub(crate) fn new(kit: &Kit, reserve: Saga<Reserve>, settings: Settings) -> Self {
-        let fee = FeePolicy {
-            percent: settings.fee_percent,
-            free: settings.fee_free,
-            quote: settings.quote,
-        };
-        Self { store: kit.store(), reserve, fee, stopping: kit.stopping() }
+    pub(crate) fn new(kit: &Kit, reserve: Saga<Reserve>, settings: &Settings) -> Self {
+        let (holds, fee) = (settings.holds(), settings.fee());
+        Self { store: kit.store(), reserve, holds, fee, stopping: kit.stopping() }
     }
 
     /// A quote as a text that nobody else can write: what it says is in it, and it is good for one state of one
@@ -62,9 +59,11 @@ impl ReservationService for Reservations {
         let seats = check.count("seats", request.seats, 1..=1000);
         check.finish()?;
 
+        let holds = self.holds;
         let answer = self.reserve.run(&caller, &request, move |tx| {
             let performance = store::performance(tx, musical)?;
             let reservation = Reservation::want(performance, customer, seats, tx.now())?;
+            holds.admit(&reservation, store::held(tx, customer, musical)?)?;
             Ok((&reservation).into())
         });
         Ok(Response::new(answer.await?))

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use diesel::dsl::sql;
+use diesel::dsl::{sql, sum};
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
 use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, insert, micros, time_of, update};
@@ -191,6 +191,17 @@ pub(crate) fn list(
 /// What is held, in the words of its index: SQLite takes an index with a condition only for
 /// the very words of it, not for a value that is bound.
 const STILL_HELD: &str = "state = 'SEATS_RESERVED'";
+
+/// How many seats of a performance this customer holds.
+pub(crate) fn held(conn: &mut Conn, customer: Id<Accounts>, musical: Id<Musicals>) -> Result<i64> {
+    let seats: Option<i64> = reservation::table
+        .filter(sql::<Bool>(STILL_HELD))
+        .filter(reservation::customer.eq(customer.to_string()))
+        .filter(reservation::musical.eq(musical.to_string()))
+        .select(sum(reservation::seats))
+        .first(conn)?;
+    Ok(seats.unwrap_or_default())
+}
 
 /// Some holds whose time is over.
 pub(crate) fn overdue(conn: &mut Conn, now: SystemTime) -> Result<Vec<Reservation>> {

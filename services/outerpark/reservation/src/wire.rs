@@ -20,6 +20,9 @@ impl From<Refusal> for Error {
                 refused(ErrorReason::NotEnoughSeats).with("musical", musical)
             }
             Refusal::NotOnSale(musical) => refused(ErrorReason::NotOnSale).with("musical", musical),
+            Refusal::TooManyHeld { musical, most } => {
+                refused(ErrorReason::TooManyHeld).with("musical", musical).with("most", most)
+            }
             Refusal::NotLive(id, state) => {
                 refused(ErrorReason::NotLive).with("reservation", id).with("state", word(*state))
             }
