@@ -14,9 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::Bool;
 use futures::future::BoxFuture;
 use futures::{StreamExt as _, stream};
 use prost::Message;
@@ -31,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::planted::{Bug, planted};
 use crate::scope::Scope;
 use crate::store::schema::mesh_intent;
-use crate::store::{Conn, Page, Store, Tx, fingerprint, id_of, insert, update};
+use crate::store::{Conn, Page, Store, Tx, fingerprint, id_of, insert, literal, on_engine, update};
 use crate::tasks::Tasks;
 use crate::time::micros;
 
@@ -41,7 +39,7 @@ const REFUSED: &str = "REFUSED";
 const VOIDING: &str = "VOIDING";
 const VOIDED: &str = "VOIDED";
 
-/// Neither registered nor ended. In literals: with bound values SQLite does not see that the index of just these fits.
+/// Neither registered nor ended, in the words of its index.
 const OPEN: &str = "state IN ('PENDING', 'VOIDING')";
 
 /// How often the sweeper looks.
@@ -222,13 +220,15 @@ impl<S: CallThenRegister> Saga<S> {
         let (caller, hash) = (caller.key(), fingerprint(command));
         self.store
             .write_because(cause.clone(), move |tx| {
-                let known: Option<(String, Vec<u8>, Vec<u8>)> = mesh_intent::table
-                    .filter(mesh_intent::caller.eq(&caller))
-                    .filter(mesh_intent::command.eq(S::COMMAND))
-                    .filter(mesh_intent::request_id.eq(&cause.id))
-                    .select((mesh_intent::state, mesh_intent::hash, mesh_intent::answer))
-                    .first(&mut **tx)
-                    .optional()?;
+                let known: Option<(String, Vec<u8>, Vec<u8>)> = on_engine!(&mut **tx, |engine| {
+                    mesh_intent::table
+                        .filter(mesh_intent::caller.eq(&caller))
+                        .filter(mesh_intent::command.eq(S::COMMAND))
+                        .filter(mesh_intent::request_id.eq(&cause.id))
+                        .select((mesh_intent::state, mesh_intent::hash, mesh_intent::answer))
+                        .first(engine)
+                        .optional()
+                })?;
                 if let Some((state, first, answer)) = known {
                     if first != hash {
                         return Err(Error::Reused(cause.id));
@@ -401,7 +401,7 @@ impl<S: CallThenRegister> Saga<S> {
             .store
             .read(|conn| {
                 let rows: Vec<(String, String, Vec<u8>, i64)> = mesh_intent::table
-                    .filter(sql::<Bool>(OPEN))
+                    .filter(literal(OPEN))
                     .filter(mesh_intent::command.eq(S::COMMAND))
                     .order(mesh_intent::time)
                     .limit(500)
@@ -485,7 +485,7 @@ pub(crate) struct IntentRow {
 /// A page of the orders that are neither registered nor ended, by name.
 pub(crate) fn list_intents(conn: &mut Conn, page: &Page) -> QueryResult<Vec<IntentRow>> {
     mesh_intent::table
-        .filter(sql::<Bool>(OPEN))
+        .filter(literal(OPEN))
         .filter(mesh_intent::name.gt(page.after().unwrap_or_default()))
         .order(mesh_intent::name)
         .limit(page.limit())
@@ -497,7 +497,7 @@ pub(crate) fn list_intents(conn: &mut Conn, page: &Page) -> QueryResult<Vec<Inte
 pub(crate) fn count_intents(conn: &mut Conn) -> QueryResult<[(&'static str, i64); 2]> {
     let mut count = |state: &str| {
         mesh_intent::table
-            .filter(sql::<Bool>(OPEN))
+            .filter(literal(OPEN))
             .filter(mesh_intent::state.eq(state))
             .count()
             .get_result(conn)

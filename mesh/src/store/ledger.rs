@@ -11,6 +11,7 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Binary, Integer, Text};
 use proto::mesh::v1 as api;
 
+use super::once::{Kept, Recalled, Request};
 use super::schema::{mesh_event, mesh_request};
 use super::{Conn, insert};
 use crate::events::micros_of;
@@ -20,14 +21,14 @@ use crate::events::micros_of;
 pub(super) struct Ledger {
     pub(super) events: Vec<Arc<api::Event>>,
     pub(super) answers: Vec<Answer>,
+    /// What a server remembers of the commands that are next. New ones are not among it.
+    pub(super) recalled: Vec<Recalled>,
 }
 
 /// What a command came to, for who sends it again.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) caller: String,
-    pub(super) method: &'static str,
-    pub(super) request_id: String,
+    pub(super) request: Arc<Request>,
     pub(super) hash: Vec<u8>,
     pub(super) answer: Vec<u8>,
     pub(super) time: i64,
@@ -46,10 +47,16 @@ impl Ledger {
     }
 
     /// What a command came to.
-    pub(super) fn answer(&self, caller: &str, method: &str, request_id: &str) -> Option<&Answer> {
-        self.answers.iter().rev().find(|answer| {
-            answer.request_id == request_id && answer.method == method && answer.caller == caller
-        })
+    pub(super) fn answer(&self, request: &Request) -> Option<&Answer> {
+        self.answers.iter().rev().find(|answer| *answer.request == *request)
+    }
+
+    /// What a server remembers of a command.
+    pub(super) fn recalled(&self, request: &Request) -> Option<&Kept> {
+        let is_of = |((caller, method, id), _): &&Recalled| {
+            *id == request.id && *method == request.method && *caller == request.caller
+        };
+        self.recalled.iter().find(is_of).map(|(_, kept)| kept)
     }
 
     pub(super) fn mark(&self) -> Mark {
@@ -153,9 +160,9 @@ columns! {
 
 columns! {
     Answers of Answer, in mesh_request {
-        caller: Text = |answer| &*answer.caller, &'a str;
-        method: Text = |answer| answer.method, &'a str;
-        request_id: Text = |answer| &*answer.request_id, &'a str;
+        caller: Text = |answer| &*answer.request.caller, &'a str;
+        method: Text = |answer| answer.request.method, &'a str;
+        request_id: Text = |answer| &*answer.request.id, &'a str;
         hash: Binary = |answer| &*answer.hash, &'a [u8];
         answer: Binary = |answer| &*answer.answer, &'a [u8];
         time: BigInt = |answer| answer.time, i64;

@@ -8,6 +8,7 @@ mod at;
 mod copy;
 mod insert;
 mod ledger;
+mod literal;
 mod once;
 mod open;
 mod others;
@@ -36,6 +37,8 @@ use tokio::time::timeout_at;
 pub use at::{Schema, StoreAt, Stores};
 pub(crate) use copy::{Closed, Copy, Hold};
 pub use insert::{Insert, insert, insert_once};
+pub use literal::{Literal, literal};
+use once::Request;
 pub(crate) use once::{fingerprint, id_of};
 pub use open::{Migrations, OpenError};
 pub use page::Page;
@@ -61,6 +64,18 @@ pub enum Conn {
     /// The embedded engine; last, since any other address is a file.
     Sqlite(diesel::SqliteConnection),
 }
+
+/// Does the same on the connection of whichever engine it is. By way of [`Conn`] the text of a query is written anew each
+/// time, to find it among those that are prepared; an engine's own connection knows it by its type.
+macro_rules! on_engine {
+    ($conn:expr, |$engine:ident| $work:expr) => {
+        match $conn {
+            $crate::store::Conn::Postgres($engine) => $work,
+            $crate::store::Conn::Sqlite($engine) => $work,
+        }
+    };
+}
+pub(crate) use on_engine;
 
 impl std::fmt::Debug for Conn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -219,7 +234,16 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.inner.writer.run(scope::deadline(), cause, work).await
+        self.inner.writer.run(scope::deadline(), cause, None, work).await
+    }
+
+    /// As [`Store::write_because`], for work that looks first what was answered to this request.
+    async fn write_once<T, F>(&self, cause: Cause, request: Arc<Request>, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.inner.writer.run(scope::deadline(), cause, Some(request), work).await
     }
 
     /// Runs `work`, which changes nothing, on a connection that cannot.

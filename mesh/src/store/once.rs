@@ -1,14 +1,18 @@
 //! Commands that are carried out once, however often they are sent (rule G-6).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::{Array, Binary, Text};
 use prost::Message;
 use proto::Command;
 
 use super::ledger::Answer;
 use super::schema::mesh_request;
-use super::{Store, Tx};
+use super::{Conn, Store, Tx};
 use crate::caller::Caller;
 use crate::cause::Cause;
 use crate::error::{Error, Result};
@@ -38,23 +42,21 @@ impl Store {
         R: Message + Default + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<R> + Send + 'static,
     {
-        let caller = caller.key();
-        let request_id = id_of(command);
+        let (caller, id) = (caller.key(), id_of(command));
+        let cause = Cause::current(&id);
+        let request = Arc::new(Request { caller, method: C::NAME, id });
         let hash = fingerprint(command);
-        let cause = Cause::current(&request_id);
         step!(self, "command.before");
-        let answer = self.write_because(cause, move |tx| {
-            let kept = tx.kept_answer(&caller, C::NAME, &request_id)?;
-            if let Some((first, answer)) = kept {
+        let answer = self.write_once(cause, request.clone(), move |tx| {
+            if let Some((first, answer)) = tx.kept_answer(&request)? {
                 if first != hash {
-                    return Err(Error::Reused(request_id));
+                    return Err(Error::Reused(request.id.clone()));
                 }
                 return R::decode(&answer[..]).map_err(Error::internal);
             }
             let answer = work(tx)?;
             let (encoded, time) = (answer.encode_to_vec(), tx.now);
-            let kept = Answer { caller, method: C::NAME, request_id, hash, answer: encoded, time };
-            tx.ledger.answers.push(kept);
+            tx.ledger.answers.push(Answer { request, hash, answer: encoded, time });
             Ok(answer)
         });
         let answer = answer.await;
@@ -97,24 +99,83 @@ impl Store {
     }
 }
 
+/// What an answer is remembered under.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) caller: String,
+    pub(super) method: &'static str,
+    pub(super) id: String,
+}
+
+/// The fingerprint of a command that was carried out, and its answer.
+pub(super) type Kept = (Vec<u8>, Vec<u8>);
+
+/// A request by caller, method and id, and what was kept of it.
+pub(super) type Recalled = ((String, String, String), Kept);
+
 impl Tx<'_> {
-    /// The fingerprint of a command that was carried out, and its answer.
-    fn kept_answer(
-        &mut self,
-        caller: &str,
-        method: &str,
-        request_id: &str,
-    ) -> QueryResult<Option<(Vec<u8>, Vec<u8>)>> {
-        if let Some(kept) = self.ledger.answer(caller, method, request_id) {
+    fn kept_answer(&mut self, request: &Request) -> QueryResult<Option<Kept>> {
+        if let Some(kept) = self.ledger.answer(request) {
             return Ok(Some((kept.hash.clone(), kept.answer.clone())));
         }
-        mesh_request::table
-            .find((caller, method, request_id))
-            .select((mesh_request::hash, mesh_request::answer))
-            .first(self.conn)
-            .optional()
+        match self.conn {
+            Conn::Postgres(_) => Ok(self.ledger.recalled(request).cloned()),
+            Conn::Sqlite(sqlite) => mesh_request::table
+                .find((&request.caller, request.method, &request.id))
+                .select((mesh_request::hash, mesh_request::answer))
+                .first(sqlite)
+                .optional(),
+        }
     }
 }
+
+/// What is remembered of these requests: on a server that is one way there and back for all of them, and each is one on
+/// which nobody else can write.
+pub(super) fn recall<'r>(
+    pg: &mut PgConnection,
+    requests: impl Iterator<Item = &'r Request> + Clone,
+) -> QueryResult<Vec<Recalled>> {
+    let of = |value: fn(&'r Request) -> &'r str| requests.clone().map(value).collect();
+    let recall =
+        Recall { callers: of(|r| &r.caller), methods: of(|r| r.method), ids: of(|r| &r.id) };
+    if recall.ids.is_empty() { Ok(Vec::new()) } else { recall.load(pg) }
+}
+
+/// The answers to some requests.
+struct Recall<'a> {
+    callers: Vec<&'a str>,
+    methods: Vec<&'a str>,
+    ids: Vec<&'a str>,
+}
+
+impl QueryFragment<Pg> for Recall<'_> {
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        pass.push_sql(
+            "SELECT caller, method, request_id, hash, answer FROM mesh_request JOIN unnest(",
+        );
+        pass.push_bind_param::<Array<Text>, _>(&self.callers)?;
+        pass.push_sql(", ");
+        pass.push_bind_param::<Array<Text>, _>(&self.methods)?;
+        pass.push_sql(", ");
+        pass.push_bind_param::<Array<Text>, _>(&self.ids)?;
+        pass.push_sql(
+            ") AS wanted (caller, method, request_id) USING (caller, method, request_id)",
+        );
+        Ok(())
+    }
+}
+
+impl QueryId for Recall<'_> {
+    type QueryId = Recall<'static>;
+
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl Query for Recall<'_> {
+    type SqlType = ((Text, Text, Text), (Binary, Binary));
+}
+
+impl RunQueryDsl<PgConnection> for Recall<'_> {}
 
 /// Under what a command's answer is remembered.
 pub(crate) fn id_of(command: &impl Command) -> String {

@@ -10,11 +10,11 @@ use diesel::prelude::*;
 use prost::{Message, Name};
 use proto::mesh::v1 as api;
 
-use super::Conn;
 use super::ledger::Ledger;
 #[cfg(feature = "chaos")]
 use super::release::next;
 use super::schema::mesh_event;
+use super::{Conn, on_engine};
 use crate::cause::Cause;
 use crate::error::{Error, Result};
 use crate::events::timestamp;
@@ -130,10 +130,12 @@ impl Tx<'_> {
         if let Some(last) = self.ledger.last_sequence(subject, partition.unsigned_abs()) {
             return Ok(last);
         }
-        let last: Option<i64> = mesh_event::table
-            .filter(mesh_event::subject.eq(subject))
-            .select(max(mesh_event::sequence))
-            .first(self.conn)?;
+        let last: Option<i64> = on_engine!(self.conn, |engine| {
+            mesh_event::table
+                .filter(mesh_event::subject.eq(subject))
+                .select(max(mesh_event::sequence))
+                .first(engine)
+        })?;
         Ok(last.unwrap_or(0))
     }
 

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::ledger::Ledger;
+use super::once::{Request, recall};
 use super::open::Failure;
 use super::postgres::Session;
 use super::progress::Progress;
@@ -62,6 +63,8 @@ enum Message {
 trait Job: Send {
     /// When nobody waits for it any more.
     fn deadline(&self) -> Option<Instant>;
+    /// What it is, if the same may have been done before.
+    fn request(&self) -> Option<&Request>;
     fn cause(&mut self) -> Cause;
     /// Does it; whether it is to be kept.
     fn run(&mut self, tx: &mut Tx<'_>) -> bool;
@@ -71,6 +74,7 @@ trait Job: Send {
 
 struct Write<T, F> {
     deadline: Option<Instant>,
+    request: Option<Arc<Request>>,
     cause: Cause,
     work: Option<F>,
     outcome: Option<Result<T>>,
@@ -84,6 +88,10 @@ where
 {
     fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    fn request(&self) -> Option<&Request> {
+        self.request.as_deref()
     }
 
     fn cause(&mut self) -> Cause {
@@ -192,6 +200,7 @@ impl Writer {
         &self,
         deadline: Option<Instant>,
         cause: Cause,
+        request: Option<Arc<Request>>,
         work: F,
     ) -> Result<T>
     where
@@ -201,6 +210,7 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let job = Message::Run(Box::new(Write {
             deadline,
+            request,
             cause,
             work: Some(work),
             outcome: None,
@@ -271,6 +281,17 @@ pub(super) enum Engine {
     Postgres(Session),
 }
 
+impl Engine {
+    /// How many writes are begun together. On a server what is remembered of all of them is looked up at once; in a file
+    /// that saves nothing.
+    fn round(&self) -> usize {
+        match self {
+            Self::Sqlite { .. } => 1,
+            Self::Postgres(_) => 32,
+        }
+    }
+}
+
 impl Lane {
     async fn work(mut self, mut jobs: mpsc::Receiver<Message>) {
         let stopped = loop {
@@ -324,13 +345,19 @@ impl Lane {
         let begun = Instant::now();
         let mut kept = Vec::new();
         let mut stop = None;
-        let mut outcome = Ok(());
-        let mut next = Some(first);
-        while let Some(job) = next.take() {
-            outcome = self.run(job, &mut kept);
-            if outcome.is_ok() && kept.len() < BATCH && begun.elapsed() < BATCH_TIME {
+        let mut round = vec![first];
+        let outcome = loop {
+            // What is not done of a round when its transaction is lost is answered by its dropped reply.
+            let outcome = self
+                .recall(&round)
+                .and_then(|()| round.drain(..).try_for_each(|job| self.run(job, &mut kept)));
+            if outcome.is_err() || stop.is_some() || begun.elapsed() >= BATCH_TIME {
+                break outcome;
+            }
+            let most = BATCH.saturating_sub(kept.len()).min(self.engine.round());
+            while round.len() < most && stop.is_none() {
                 match jobs.try_recv() {
-                    Ok(Message::Run(job)) => next = Some(job),
+                    Ok(Message::Run(job)) => round.push(job),
                     Ok(Message::Stop(done)) => stop = Some(done),
                     #[cfg(feature = "chaos")]
                     Ok(Message::Crash(done)) => {
@@ -338,10 +365,13 @@ impl Lane {
                         self.roll_back();
                         return Some(done);
                     }
-                    Err(_) => {}
+                    Err(_) => break,
                 }
             }
-        }
+            if round.is_empty() {
+                break Ok(());
+            }
+        };
         step_of_lane!(self, "store.before_commit", jobs);
         match outcome.and_then(|()| self.commit(head_before)) {
             Ok(()) => {
@@ -375,6 +405,14 @@ impl Lane {
                 None => return oneshot::channel().0,
             }
         }
+    }
+
+    /// Looks what is remembered of the jobs of a round.
+    fn recall(&mut self, round: &[Box<dyn Job>]) -> QueryResult<()> {
+        if let Conn::Postgres(pg) = &mut self.conn {
+            self.ledger.recalled = recall(pg, round.iter().filter_map(|job| job.request()))?;
+        }
+        Ok(())
     }
 
     /// One job. An error says that the whole transaction is lost.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use diesel::RunQueryDsl as _;
 use futures::future::join_all;
-use mesh::{Context, Options, Policy, Store, whenever};
-use mesh_testing::{TestMesh, eventually};
-use proto::identity::v1::AccountCreated;
+use mesh::{Caller, Context, Options, Policy, Store, whenever};
+use mesh_testing::{TestMesh, eventually, request_id};
+use proto::identity::v1::{Account, AccountCreated, GrantRoleRequest, GrantRoleResponse};
 use proto::mesh::v1 as api;
 use proto::mesh::v1::event_service_client::EventServiceClient;
 use test_postgres::{Database, Server, Stop};
@@ -316,6 +316,54 @@ async fn g2_a_statement_that_fails_takes_no_other_command_with_it() {
     }
     let told = database.query("SELECT count(*), max(position) FROM identity.mesh_event").unwrap();
     assert_eq!(told.trim(), "40|40");
+}
+
+/// Carries commands out, all at once: the answer to each, which no second effect would give again.
+async fn grant_all(store: &Store, commands: &[GrantRoleRequest]) -> Vec<Result<String, Code>> {
+    let caller = Caller::context("test");
+    let answers = commands.iter().map(|command| async {
+        let subject = account();
+        let granted = store.once(&caller, command, move |tx| {
+            tx.publish(&subject, &subject, &AccountCreated { account: subject.clone() })?;
+            let account = Account { name: subject, ..Account::default() };
+            Ok(GrantRoleResponse { account: Some(account) })
+        });
+        let answer = granted.await.map_err(|error| tonic::Status::from(error).code())?;
+        Ok(answer.account.unwrap().name)
+    });
+    join_all(answers).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g6_commands_that_are_sent_again_together_get_their_first_answers_from_each_process() {
+    let Some(server) = server() else { return };
+    let database = Database::new(&server.url()).unwrap();
+    let stores = Stores::default();
+    let source = [stores.source("identity")];
+    let _first = process(&database, &source).await;
+    let first = stores.of("identity");
+    let _second = process(&database, &source).await;
+    let second = stores.of("identity");
+    let command = |_| GrantRoleRequest { request_id: request_id(), ..Default::default() };
+    let mut commands: Vec<_> = (0..50).map(command).collect();
+
+    let twice = [commands.clone(), commands.clone()].concat();
+    let mut answers = grant_all(&first, &twice).await;
+    assert_eq!(answers.split_off(50), answers, "one and the same, in one commit or in two");
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    for store in [&first, &second] {
+        assert_eq!(grant_all(store, &commands).await, answers);
+    }
+    // New ones beside known ones, and a known one with other content.
+    commands[7] = command(7);
+    commands[9].name = account();
+    let mut mixed = grant_all(&second, &commands).await;
+    assert!(mixed[7].is_ok() && mixed[7] != answers[7], "{mixed:?}");
+    assert_eq!(mixed[9], Err(Code::AlreadyExists));
+    (mixed[7], mixed[9]) = (answers[7].clone(), answers[9].clone());
+    assert_eq!(mixed, answers);
+    let told = database.query("SELECT count(*), max(position) FROM identity.mesh_event").unwrap();
+    assert_eq!(told.trim(), "51|51");
 }
 
 /// What a store answers to somebody who knows its log up to here.

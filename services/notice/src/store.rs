@@ -2,10 +2,8 @@
 
 use std::time::SystemTime;
 
-use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::Bool;
-use mesh::{Conn, Error, Id, Page, Result, micros, time_of, update};
+use mesh::{Conn, Error, Id, Page, Result, literal, micros, time_of, update};
 
 use crate::domain::{Kind, Language, Medium, Message, Notice, Notices, State};
 
@@ -160,8 +158,7 @@ pub(crate) fn insert(conn: &mut Conn, new: &Notice) -> Result<()> {
 
 // === Sending ===
 
-/// What is queued and what is in an inbox, in the words of their indexes: SQLite takes an index with a condition only for
-/// the very words of it, not for a value that is bound.
+/// What is queued and what is in an inbox, in the words of their indexes.
 const QUEUED: &str = "state = 'QUEUED'";
 const IN_AN_INBOX: &str = "medium = 'INBOX'";
 
@@ -169,7 +166,7 @@ const IN_AN_INBOX: &str = "medium = 'INBOX'";
 pub(crate) fn next_due(conn: &mut Conn, medium: Medium) -> Result<Option<SystemTime>> {
     let time: Option<i64> = notice::table
         .filter(notice::medium.eq(medium.word()))
-        .filter(sql::<Bool>(QUEUED))
+        .filter(literal(QUEUED))
         .order(notice::next_attempt_time)
         .select(notice::next_attempt_time)
         .first(conn)
@@ -186,7 +183,7 @@ pub(crate) fn due(
 ) -> Result<Vec<Notice>> {
     let rows = notice::table
         .filter(notice::medium.eq(medium.word()))
-        .filter(sql::<Bool>(QUEUED))
+        .filter(literal(QUEUED))
         .filter(notice::next_attempt_time.le(micros(time)))
         .order(notice::next_attempt_time)
         .limit(i64::try_from(most).unwrap_or(i64::MAX))
@@ -245,7 +242,7 @@ pub(crate) fn list(
 pub(crate) fn last(conn: &mut Conn, recipient: &str, most: i64) -> Result<Vec<Notice>> {
     let rows = notice::table
         .filter(notice::recipient.eq(recipient))
-        .filter(sql::<Bool>(IN_AN_INBOX))
+        .filter(literal(IN_AN_INBOX))
         .order(notice::sequence.desc())
         .limit(most)
         .select(Row::as_select())
@@ -264,7 +261,7 @@ pub(crate) fn behind(
 ) -> Result<Vec<Notice>> {
     let rows = notice::table
         .filter(notice::recipient.eq(recipient))
-        .filter(sql::<Bool>(IN_AN_INBOX))
+        .filter(literal(IN_AN_INBOX))
         .filter(notice::sequence.gt(sequence))
         .order(notice::sequence)
         .limit(most)

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::Bool;
-use mesh::{Conn, Error, Id, Money, Page, Result, micros, time_of, update};
+use mesh::{Conn, Error, Id, Money, Page, Result, literal, micros, time_of, update};
 
 use crate::domain::{Payment, Payments, State};
 
@@ -167,14 +165,13 @@ pub(crate) fn list_page(
     Ok(page.cut(payments, |payment| payment.id.to_string()))
 }
 
-/// What is under way, in the words of its index: SQLite takes an index with a condition only for
-/// the very words of it, not for a value that is bound.
+/// What is under way, in the words of its index.
 const UNDER_WAY: &str = "state = 'PENDING'";
 
 /// Charges under way that began before `time`.
 pub(crate) fn pending_since(conn: &mut Conn, time: SystemTime, limit: i64) -> Result<Vec<Payment>> {
     let rows = payment::table
-        .filter(sql::<Bool>(UNDER_WAY))
+        .filter(literal(UNDER_WAY))
         .filter(payment::create_time.lt(micros(time)))
         .order(payment::create_time)
         .limit(limit)

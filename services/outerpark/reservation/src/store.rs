@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use diesel::dsl::{sql, sum};
+use diesel::dsl::sum;
 use diesel::prelude::*;
-use diesel::sql_types::Bool;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, insert, micros, time_of, update};
+use mesh::{
+    Accounts, Conn, Error, Id, Money, Page, Result, insert, literal, micros, time_of, update,
+};
 
 use crate::domain::{MusicalReservations, Musicals, Performance, Reservation, State};
 
@@ -188,14 +189,13 @@ pub(crate) fn list(
     rows.into_iter().map(Reservation::try_from).collect()
 }
 
-/// What is held, in the words of its index: SQLite takes an index with a condition only for
-/// the very words of it, not for a value that is bound.
+/// What is held, in the words of its indexes.
 const STILL_HELD: &str = "state = 'SEATS_RESERVED'";
 
 /// How many seats of a performance this customer holds.
 pub(crate) fn held(conn: &mut Conn, customer: Id<Accounts>, musical: Id<Musicals>) -> Result<i64> {
     let seats: Option<i64> = reservation::table
-        .filter(sql::<Bool>(STILL_HELD))
+        .filter(literal(STILL_HELD))
         .filter(reservation::customer.eq(customer.to_string()))
         .filter(reservation::musical.eq(musical.to_string()))
         .select(sum(reservation::seats))
@@ -206,7 +206,7 @@ pub(crate) fn held(conn: &mut Conn, customer: Id<Accounts>, musical: Id<Musicals
 /// Some holds whose time is over.
 pub(crate) fn overdue(conn: &mut Conn, now: SystemTime) -> Result<Vec<Reservation>> {
     let rows: Vec<Row> = reservation::table
-        .filter(sql::<Bool>(STILL_HELD))
+        .filter(literal(STILL_HELD))
         .filter(reservation::hold_expires.le(micros(now)))
         .order(reservation::hold_expires)
         .limit(100)
@@ -218,7 +218,7 @@ pub(crate) fn overdue(conn: &mut Conn, now: SystemTime) -> Result<Vec<Reservatio
 /// Gives every hold so much more time.
 pub(crate) fn prolong_holds(conn: &mut Conn, by: Duration) -> Result<()> {
     let by = i64::try_from(by.as_micros()).map_err(Error::internal)?;
-    diesel::update(reservation::table.filter(sql::<Bool>(STILL_HELD)))
+    diesel::update(reservation::table.filter(literal(STILL_HELD)))
         .set(reservation::hold_expires.eq(reservation::hold_expires + by))
         .execute(conn)?;
     Ok(())
