@@ -150,16 +150,18 @@ struct Recall<'a> {
 
 impl QueryFragment<Pg> for Recall<'_> {
     fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        pass.push_sql(
-            "SELECT caller, method, request_id, hash, answer FROM mesh_request JOIN unnest(",
-        );
+        pass.push_sql("SELECT wanted.*, kept.hash, kept.answer FROM unnest(");
         pass.push_bind_param::<Array<Text>, _>(&self.callers)?;
         pass.push_sql(", ");
         pass.push_bind_param::<Array<Text>, _>(&self.methods)?;
         pass.push_sql(", ");
         pass.push_bind_param::<Array<Text>, _>(&self.ids)?;
+        // Each by its key, however few there were when this was planned: a join would go through the whole table.
         pass.push_sql(
-            ") AS wanted (caller, method, request_id) USING (caller, method, request_id)",
+            ") AS wanted (caller, method, request_id) CROSS JOIN LATERAL \
+             (SELECT hash, answer FROM mesh_request WHERE mesh_request.caller = wanted.caller \
+             AND mesh_request.method = wanted.method AND mesh_request.request_id = wanted.request_id \
+             LIMIT 1) AS kept",
         );
         Ok(())
     }
