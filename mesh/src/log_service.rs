@@ -58,7 +58,7 @@ impl EventService for Events {
         &self,
         request: Request<api::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let (caller, request) = Caller::of(request)?;
+        let (caller, mut request) = Caller::of(request)?;
         let reader = caller.service().ok_or(Error::Unauthenticated)?;
         let mut check = Check::new();
         check.text("source", &request.source, 1..=100);
@@ -72,7 +72,8 @@ impl EventService for Events {
         }
         check.finish()?;
         let (store, ending) = self.log_of(&request.source)?;
-        let types = Contract::ours()?.readable(reader, &request.source, request.types.clone())?;
+        let types = std::mem::take(&mut request.types);
+        let types = Contract::ours()?.readable(reader, &request.source, types)?;
         let after = place(&store, &request).await?;
         remember(&store, &request.policy, &request.partitions, after).await?;
         let wanted = Wanted { types, partitions: request.partitions };

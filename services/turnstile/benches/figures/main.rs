@@ -116,6 +116,9 @@ fn turnstile(data: &Path) -> Command {
         ("TURNSTILE_LOG", "warn"),
         ("TURNSTILE_ADMIN_LISTEN", "off"),
         ("TURNSTILE_ADMIN_PASSWORD", PASSWORD),
+        ("TURNSTILE_MAX_CALLS_PER_ACCOUNT", "0"),
+        ("TURNSTILE_MAX_CALLS_PER_ADDRESS", "0"),
+        ("TURNSTILE_RESERVATION_MAX_HELD", "0"),
         ("TURNSTILE_IDENTITY_TRIES_PER_ADDRESS", "0"),
         ("TURNSTILE_IDENTITY_SIGN_UPS_PER_ADDRESS", "0"),
     ]);
