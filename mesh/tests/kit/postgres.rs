@@ -366,6 +366,40 @@ async fn g6_commands_that_are_sent_again_together_get_their_first_answers_from_e
     assert_eq!(told.trim(), "51|51");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g6_what_is_remembered_is_found_by_its_key_however_little_there_was_at_first() {
+    const MANY: u64 = 20_000;
+    let Some(server) = server() else { return };
+    let database = Database::new(&server.url()).unwrap();
+    let stores = Stores::default();
+    let _process = process(&database, &[stores.source("identity")]).await;
+    let store = stores.of("identity");
+    let command = |_| GrantRoleRequest { request_id: request_id(), ..Default::default() };
+    // Often enough for a plan that stays.
+    for _ in 0..20 {
+        grant_all(&store, &Vec::from_iter((0..50).map(command))).await;
+    }
+    let more = format!(
+        "INSERT INTO identity.mesh_request (caller, method, request_id, hash, answer, time) \
+         SELECT 'test', 'GrantRole', 'id ' || n, '', '', 0 FROM generate_series(1, {MANY}) AS n"
+    );
+    database.query(&more).unwrap();
+    let read = || {
+        let read = "SELECT coalesce(idx_scan, 0), seq_tup_read FROM pg_stat_user_tables \
+                    WHERE schemaname = 'identity' AND relname = 'mesh_request'";
+        let read = database.query(read).unwrap();
+        let (by_key, through_all) = read.trim().split_once('|').unwrap();
+        (by_key.parse::<u64>().unwrap(), through_all.parse::<u64>().unwrap())
+    };
+    let before = read();
+    for _ in 0..20 {
+        grant_all(&store, &Vec::from_iter((0..50).map(command))).await;
+    }
+    eventually("the server has counted", || async { (read().0 >= before.0 + 1000).then_some(()) })
+        .await;
+    assert!(read().1 < before.1 + MANY, "before: {before:?}, now: {:?}", read());
+}
+
 /// What a store answers to somebody who knows its log up to here.
 async fn resume(mesh: &TestMesh, epoch: &str, position: u64) -> Result<u64, Code> {
     let request = api::SubscribeRequest {
