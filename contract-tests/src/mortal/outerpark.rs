@@ -18,7 +18,7 @@ use crate::outerpark::{Outerpark, Setup};
 
 /// The provider declines three seats.
 const MOST: i64 = 100_000;
-/// Never sold out; a thousand at once are too many.
+/// Never sold out; one more than all of them is too many at once.
 const SEATS: i32 = 900;
 /// Of four reservations one at least is sent three times in vain: nobody knows what became of it, and it is undone.
 const BREAKS: u32 = 9;
@@ -59,7 +59,7 @@ impl Mortal for Outerpark {
         };
         let is_refused = async {
             let id = request_id();
-            let refused = answer(async || self.reserve_with(&self.customer, &id, 1000).await);
+            let refused = answer(async || self.reserve_with(&self.customer, &id, SEATS + 1).await);
             refused.await.expect_err("there are not so many seats");
         };
         tokio::join!(
