@@ -59,7 +59,7 @@ pub use money::Money;
 pub use planted::{Bug, planted};
 pub use process::{Mesh, StartError};
 pub use random::{Chance, rng};
-pub use rate::{RateLimit, network};
+pub use rate::{RateLimit, network_of};
 pub use registry::Options;
 pub use saga::{CallThenRegister, Saga};
 pub use server::{Limits, Listening};

@@ -73,7 +73,7 @@ impl RateLimit {
 }
 
 /// The part of an address that tells clients apart: who has one IPv6 address has the 2^64 beside it.
-pub fn network(address: IpAddr) -> u128 {
+pub fn network_of(address: IpAddr) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(address) => u128::from(u32::from(address)),
         IpAddr::V6(address) => u128::from(address) >> 64 << 64,
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_addresses_of_one_network_are_one() {
-        let network = |text: &str| network(text.parse().unwrap());
+        let network = |text: &str| network_of(text.parse().unwrap());
         assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));
         assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
         assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::id::{Accounts, Id};
-use crate::rate::{RateLimit, network};
+use crate::rate::{RateLimit, network_of};
 
 /// When somebody who has too many streams open may try again.
 const STREAM_WAIT: Duration = Duration::from_secs(5);
@@ -106,8 +106,10 @@ impl Gate {
             Some(Who::Account(_)) => (self.account_calls.count(who), self.limits.calls_per_account),
             Some(Who::Address(_)) => (self.address_calls.count(who), self.limits.calls_per_address),
         };
-        let what = || format!("{most} calls a second");
-        outcome.map_err(|retry_after| Error::Busy { what: what(), retry_after })
+        outcome.map_err(|retry_after| {
+            let what = format!("{most} calls a second");
+            Error::Busy { what, retry_after }
+        })
     }
 
     /// A place for a stream, for as long as it is open.
@@ -147,7 +149,7 @@ pub(super) enum Who {
 
 impl Who {
     /// Nobody in particular for contexts, which are as many as there are: of theirs only the whole is bounded.
-    pub(super) fn calls(caller: &Caller) -> Option<Self> {
+    pub(super) fn of(caller: &Caller) -> Option<Self> {
         match caller.account() {
             _ if caller.service().is_some() => None,
             Ok(account) => Some(Self::Account(account)),
@@ -156,7 +158,7 @@ impl Who {
     }
 
     pub(super) fn at(address: IpAddr) -> Self {
-        Self::Address(network(address))
+        Self::Address(network_of(address))
     }
 }
 
@@ -224,7 +226,7 @@ mod tests {
 
     fn customer() -> Option<Who> {
         let account = Account { id: Id::new(), roles: Default::default() };
-        Who::calls(&Caller::new(Some(account), None, Some([192, 0, 2, 1].into())))
+        Who::of(&Caller::new(Some(account), None, Some([192, 0, 2, 1].into())))
     }
 
     fn refusal<T>(outcome: Result<T>) -> Status {
@@ -277,10 +279,10 @@ mod tests {
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(retry_delay_of(&status).is_some());
         assert!(gate.count(quiet).is_ok(), "from the same address");
-        let anybody = Who::calls(&Caller::new(None, None, address));
+        let anybody = Who::of(&Caller::new(None, None, address));
         assert!((0..5).all(|_| gate.count(anybody).is_ok()));
         assert!(gate.count(anybody).is_err());
-        let context = Who::calls(&Caller::new(None, Some("payment".to_owned()), address));
+        let context = Who::of(&Caller::new(None, Some("payment".to_owned()), address));
         assert!((0..100).all(|_| gate.count(context).is_ok()));
     }
 

@@ -240,7 +240,7 @@ impl Front {
     /// in is counted by the address.
     fn count(&self, rule: &Rule, caller: Option<&Caller>, head: &Parts) -> Result<Option<Place>> {
         let peer = || head.extensions.get::<RemotePeer>()?.address.map(|peer| Who::at(peer.ip()));
-        let who = caller.map_or_else(peer, Who::calls);
+        let who = caller.map_or_else(peer, Who::of);
         self.inner.gate.count(who)?;
         let opens = rule.streams && caller.is_some();
         opens.then(|| self.inner.gate.open_stream(who)).transpose()

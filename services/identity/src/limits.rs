@@ -3,7 +3,7 @@
 use std::hash::Hash;
 use std::net::IpAddr;
 
-use mesh::{RateLimit, network};
+use mesh::{RateLimit, network_of};
 
 use crate::domain::Refusal;
 use crate::settings::Settings;
@@ -28,13 +28,13 @@ impl Limits {
     /// Counts a try to sign up.
     pub(crate) fn sign_up(&self, email_key: &str, address: Option<IpAddr>) -> Result<(), Refusal> {
         // The address first: who is refused for it uses up nobody's account.
-        address.map_or(Ok(()), |address| count(&self.sign_up_address, network(address)))?;
+        address.map_or(Ok(()), |address| count(&self.sign_up_address, network_of(address)))?;
         count(&self.account, email_key)
     }
 
     /// Counts a try to sign in.
     pub(crate) fn sign_in(&self, email_key: &str, address: Option<IpAddr>) -> Result<(), Refusal> {
-        address.map_or(Ok(()), |address| count(&self.sign_in_address, network(address)))?;
+        address.map_or(Ok(()), |address| count(&self.sign_in_address, network_of(address)))?;
         count(&self.account, email_key)
     }
 }
