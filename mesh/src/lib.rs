@@ -64,7 +64,7 @@ pub use registry::Options;
 pub use saga::{CallThenRegister, Saga};
 pub use server::{Limits, Listening};
 pub use store::{
-    Conn, Insert, Literal, Migrations, OpenError, Page, Returning, Schema, Store, StoreAt, Stores,
-    Tx, Update, insert, insert_once, literal, update,
+    Conn, Insert, Literal, Migrations, OpenError, Page, Schema, Series, Store, StoreAt, Stores, Tx,
+    Update, insert, insert_once, literal, update,
 };
 pub use time::{micros, now, time_of};

@@ -23,6 +23,19 @@ pub(super) struct Ledger {
     pub(super) answers: Vec<Answer>,
     /// What a server remembers of the commands that are next. New ones are not among it.
     pub(super) recalled: Vec<Recalled>,
+    /// The last number that was given of each series.
+    numbers: Vec<(&'static Series, i64)>,
+}
+
+/// Numbers that are given one after the other, each in the transaction of what it numbers: they are seen in their order.
+///
+/// The last one is read and written once a transaction, whatever number of them it takes.
+#[derive(Debug)]
+pub struct Series {
+    /// Reads the last number that was given.
+    pub last: fn(&mut Conn) -> QueryResult<i64>,
+    /// Writes it down.
+    pub save: fn(&mut Conn, i64) -> QueryResult<()>,
 }
 
 /// What a command came to, for who sends it again.
@@ -71,9 +84,25 @@ impl Ledger {
 
     pub(super) fn clear(&mut self) {
         self.back_to(Mark(0, 0));
+        self.numbers.clear();
+    }
+
+    /// The next number of a series. What a job that is undone has taken is given to nobody.
+    pub(super) fn next_of(&mut self, series: &'static Series, conn: &mut Conn) -> QueryResult<i64> {
+        let known = self.numbers.iter().position(|(of, _)| std::ptr::eq(*of, series));
+        let at = match known {
+            Some(at) => at,
+            None => {
+                self.numbers.push((series, (series.last)(conn)?));
+                self.numbers.len() - 1
+            }
+        };
+        self.numbers[at].1 += 1;
+        Ok(self.numbers[at].1)
     }
 
     pub(super) fn write(&self, conn: &mut Conn) -> QueryResult<()> {
+        self.numbers.iter().try_for_each(|(series, last)| (series.save)(conn, *last))?;
         match conn {
             Conn::Postgres(pg) => {
                 if !self.events.is_empty() {

@@ -37,6 +37,7 @@ use tokio::time::timeout_at;
 pub use at::{Schema, StoreAt, Stores};
 pub(crate) use copy::{Closed, Copy, Hold};
 pub use insert::{Insert, insert, insert_once};
+pub use ledger::Series;
 pub use literal::{Literal, literal};
 use once::Request;
 pub(crate) use once::{fingerprint, id_of};
@@ -46,8 +47,9 @@ pub(crate) use postgres::migrate;
 pub(crate) use sqlite::lock;
 pub use tx::Tx;
 use update::plain;
-pub use update::{Returning, Update, update};
+pub use update::{Update, update};
 
+use writer::Asked;
 pub(crate) use writer::words;
 
 use crate::cause::Cause;
@@ -65,13 +67,16 @@ pub enum Conn {
     Sqlite(diesel::SqliteConnection),
 }
 
-/// Does the same on the connection of whichever engine it is. By way of [`Conn`] the text of a query is written anew each
-/// time, to find it among those that are prepared; an engine's own connection knows it by its type.
+/// Asks whichever engine it is: `on_engine!(conn, |engine| seats::table.find(id).first(engine))`.
+///
+/// By way of [`Conn`] the text of a query is written anew each time, to find it among those that are prepared; an engine's
+/// own connection knows it by its type.
+#[macro_export]
 macro_rules! on_engine {
     ($conn:expr, |$engine:ident| $work:expr) => {
         match $conn {
-            $crate::store::Conn::Postgres($engine) => $work,
-            $crate::store::Conn::Sqlite($engine) => $work,
+            $crate::Conn::Postgres($engine) => $work,
+            $crate::Conn::Sqlite($engine) => $work,
         }
     };
 }
@@ -234,7 +239,17 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.inner.writer.run(scope::deadline(), cause, None, work).await
+        self.inner.writer.run(Asked { cause, ..Asked::default() }, work).await
+    }
+
+    /// As [`Store::write`], for work that nobody waits for: where there is much of it, what comes within this time is
+    /// committed together.
+    pub(crate) async fn write_within<T, F>(&self, patience: Duration, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.inner.writer.run(Asked { patience, ..Asked::default() }, work).await
     }
 
     /// As [`Store::write_because`], for work that looks first what was answered to this request.
@@ -243,7 +258,10 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.inner.writer.run(scope::deadline(), cause, Some(request), work).await
+        self.inner
+            .writer
+            .run(Asked { cause, request: Some(request), ..Asked::default() }, work)
+            .await
     }
 
     /// Runs `work`, which changes nothing, on a connection that cannot.
@@ -279,6 +297,25 @@ impl Store {
             })
         })
         .await?
+    }
+
+    /// As [`Store::read`], for a row or two that are found by their key. In a file that takes less time than to have a
+    /// thread do it: where there is a connection free, it is done here and now.
+    pub async fn look_up<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Conn) -> Result<T> + Send + 'static,
+    {
+        let at_once = || {
+            let permit = self.inner.gate.try_acquire().ok()?;
+            Some((self.inner.readers.try_get()?, permit))
+        };
+        let free = if self.is_shared() { None } else { at_once() };
+        match free {
+            Some(_) if scope::has_expired() => Err(Error::DeadlineExceeded),
+            Some((mut conn, _permit)) => work(&mut conn),
+            None => self.read(work).await,
+        }
     }
 
     /// Who follows the log hears that it is over, when the writer ends.

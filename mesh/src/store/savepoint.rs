@@ -1,32 +1,74 @@
 //! The savepoint that a job has in a transaction which it shares with others: what fails takes nothing else with it.
+//!
+//! SQLite keeps a copy of each page that is written behind a savepoint. The first job of a transaction needs none: there is
+//! nothing else yet that could be lost.
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager};
 use diesel::prelude::*;
 
 use super::{Conn, plain};
 
-/// Makes one.
+/// Begins a transaction of SQLite's.
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
+/// Makes a savepoint.
 pub(super) const SAVE: &str = "SAVEPOINT mesh_job";
 const NEXT: &str = "RELEASE mesh_job; SAVEPOINT mesh_job";
 const BACK: &str = "ROLLBACK TO mesh_job";
 
-/// That of the first job.
-pub(super) fn first(conn: &mut Conn) -> QueryResult<()> {
-    plain(conn, SAVE)
+/// What of a transaction the next job would take with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Savepoint {
+    /// There is none, and nothing was done yet.
+    NotYet,
+    /// There is none, and what was done stays.
+    Missing,
+    /// Nothing was done behind it.
+    Fresh,
+    /// What was done behind it stays.
+    Used,
 }
 
-/// Undoes what was done behind it.
-pub(super) fn back(conn: &mut Conn) -> QueryResult<()> {
-    match conn {
-        // Where a statement has failed, none can be prepared.
-        Conn::Postgres(pg) => pg.batch_execute(BACK),
-        Conn::Sqlite(_) => plain(conn, BACK),
+impl Savepoint {
+    /// A job is about to be done.
+    pub(super) fn before_job(&mut self, conn: &mut Conn) -> QueryResult<()> {
+        *self = match self {
+            Self::NotYet | Self::Fresh => return Ok(()),
+            Self::Missing => {
+                plain(conn, SAVE)?;
+                Self::Fresh
+            }
+            Self::Used => {
+                next(conn)?;
+                Self::Fresh
+            }
+        };
+        Ok(())
+    }
+
+    /// It is done, and stays.
+    pub(super) fn after_job(&mut self) {
+        *self = match self {
+            Self::NotYet | Self::Missing => Self::Missing,
+            Self::Fresh | Self::Used => Self::Used,
+        };
+    }
+
+    /// Undoes what the job did.
+    pub(super) fn back(self, conn: &mut Conn) -> QueryResult<()> {
+        match (self, conn) {
+            // Where a statement has failed, none can be prepared.
+            (_, Conn::Postgres(pg)) => pg.batch_execute(BACK),
+            (Self::NotYet, Conn::Sqlite(sqlite)) => {
+                AnsiTransactionManager::rollback_transaction(sqlite)?;
+                AnsiTransactionManager::begin_transaction_sql(sqlite, BEGIN)
+            }
+            (_, conn) => plain(conn, BACK),
+        }
     }
 }
 
-/// What was done behind the savepoint stays, and the next job has one. Those of SQLite are prepared once; to a server it
-/// is one way for both.
-pub(super) fn next(conn: &mut Conn) -> QueryResult<()> {
+/// Those of SQLite are prepared once; to a server it is one way for both.
+fn next(conn: &mut Conn) -> QueryResult<()> {
     match conn {
         Conn::Postgres(pg) => pg.batch_execute(NEXT),
         Conn::Sqlite(_) => {

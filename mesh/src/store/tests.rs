@@ -15,6 +15,8 @@ use proto::payment::v1::PaymentApproved;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use diesel::dsl::max;
+
 use super::schema::{mesh_event, mesh_event_head};
 use super::*;
 use crate::caller::Caller;
@@ -160,6 +162,141 @@ async fn g2_a_panic_in_a_nested_transaction_rolls_back_its_own_work_alone() {
     let (rows, events) = contents(&store).await;
     assert_eq!(rows, ["accounts/first", "accounts/last"]);
     assert_eq!(events, [(1, "accounts/first".to_owned(), 1), (2, "accounts/last".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn g2_wherever_in_a_commit_work_fails_it_takes_nothing_else_with_it() {
+    for failing in 0..3 {
+        let (_folder, store) = open();
+        let (release, held) = hold(&store).await;
+        let writes = (0..3).map(|number| {
+            store.write(move |tx| {
+                happen(tx, &format!("accounts/{number}"))?;
+                if number == failing { Err(Error::NotFound("it".to_owned())) } else { Ok(()) }
+            })
+        });
+        let (outcomes, _) = tokio::join!(join_all(writes), async {
+            // It has done nothing that a savepoint would be for.
+            drop(release);
+            held.await
+        });
+        let kept: Vec<i64> = (0..3).filter(|number| *number != failing).collect();
+        for (number, outcome) in outcomes.iter().enumerate() {
+            assert_eq!(outcome.is_ok(), kept.contains(&(number as i64)), "{failing}: {outcomes:?}");
+        }
+        let (rows, events) = contents(&store).await;
+        let names: Vec<_> = kept.iter().map(|number| format!("accounts/{number}")).collect();
+        assert_eq!(rows, names);
+        assert_eq!(events, [(1, names[0].clone(), 1), (2, names[1].clone(), 1)]);
+    }
+}
+
+#[tokio::test]
+async fn the_first_work_of_a_commit_fails_and_what_comes_with_it_is_kept() {
+    let (_folder, store) = open();
+    let (begun, reached) = tokio::sync::oneshot::channel();
+    let (release, held) = mpsc::channel::<()>();
+    let first = store.write(move |tx| -> Result<()> {
+        happen(tx, "accounts/failed")?;
+        let _ = begun.send(());
+        let _ = held.recv();
+        Err(Error::NotFound("it".to_owned()))
+    });
+    let second = async {
+        reached.await.unwrap();
+        let write = store.write(|tx| happen(tx, "accounts/kept"));
+        drop(release);
+        write.await
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(matches!(first, Err(Error::NotFound(_))), "{first:?}");
+    assert_eq!(second.unwrap(), 1);
+    let (rows, events) = contents(&store).await;
+    assert_eq!(rows, ["accounts/kept"]);
+    assert_eq!(events, [(1, "accounts/kept".to_owned(), 1)]);
+}
+
+/// Numbers in the place of the end of the log.
+static NUMBERS: Series = Series {
+    last: |conn| {
+        on_engine!(conn, |engine| handled::table.select(max(handled::sequence)).first(engine))
+            .map(Option::unwrap_or_default)
+    },
+    save: |conn, last| {
+        let row = (
+            handled::policy.eq("numbers"),
+            handled::subject.eq(""),
+            handled::sequence.eq(last),
+            handled::generation.eq(0),
+        );
+        insert(handled::table, row).execute(conn).map(drop)
+    },
+};
+
+#[tokio::test]
+async fn numbers_of_a_series_follow_each_other_and_are_written_down_once_a_commit() {
+    let (folder, store) = open();
+    let (release, held) = hold(&store).await;
+    let take = |keep: bool| {
+        store.write(move |tx| {
+            let numbers = (tx.next_of(&NUMBERS)?, tx.next_of(&NUMBERS)?);
+            if keep { Ok(numbers) } else { Err(Error::NotFound("it".to_owned())) }
+        })
+    };
+    let together = join_all([take(true), take(false), take(true)]);
+    let (taken, _) = tokio::join!(together, async {
+        drop(release);
+        held.await
+    });
+    assert_eq!(*taken[0].as_ref().unwrap(), (1, 2));
+    assert_eq!(*taken[2].as_ref().unwrap(), (5, 6), "what was undone is given to nobody");
+    let count = async |store: &Store| {
+        let count = |conn: &mut Conn| Ok(handled::table.count().get_result::<i64>(conn)?);
+        store.read(count).await.unwrap()
+    };
+    assert_eq!(count(&store).await, 1);
+    assert_eq!(take(true).await.unwrap(), (7, 8));
+    let store = reopen(&folder, store).await;
+    let next = store.write(|tx| Ok(tx.next_of(&NUMBERS)?)).await;
+    assert_eq!(next.unwrap(), 9);
+    assert_eq!(count(&store).await, 3);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_committed_together_and_holds_nobody_up() {
+    let (_folder, store) = open();
+    let forever = Duration::from_secs(3600);
+    // The first commit is long ago: it was when the store was opened.
+    let patient =
+        |subject: &'static str| store.write_within(forever, move |tx| happen(tx, subject));
+    let (one, two) = (patient("accounts/one"), patient("accounts/two"));
+    tokio::pin!(one, two);
+    assert!(futures::poll!(&mut one).is_pending());
+    assert!(futures::poll!(&mut two).is_pending());
+    let before = commits(&store);
+    store.write(|tx| happen(tx, "accounts/hurried")).await.unwrap();
+    one.await.unwrap();
+    two.await.unwrap();
+    assert_eq!(commits(&store), before + 1, "with the first that somebody waits for");
+    let (rows, _) = contents(&store).await;
+    assert_eq!(rows, ["accounts/one", "accounts/two", "accounts/hurried"]);
+}
+
+#[tokio::test]
+async fn a_row_is_looked_up_also_where_no_connection_is_free() {
+    let (_folder, store) = open();
+    store.write(|tx| happen(tx, "accounts/1")).await.unwrap();
+    let rows = |conn: &mut Conn| Ok(handled::table.count().get_result::<i64>(conn)?);
+    assert_eq!(store.look_up(rows).await.unwrap(), 1);
+    let all = store.inner.gate.clone().acquire_many_owned(READERS).await.unwrap();
+    let waiting = store.look_up(rows);
+    tokio::pin!(waiting);
+    assert!(futures::poll!(&mut waiting).is_pending());
+    drop(all);
+    assert_eq!(waiting.await.unwrap(), 1);
+    let late = Scope { deadline: Some(Instant::now()), ..Scope::default() };
+    let outcome = late.around(store.look_up(rows)).await;
+    assert!(matches!(outcome, Err(Error::DeadlineExceeded)), "{outcome:?}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use diesel::prelude::*;
 use prost::{Message, Name};
 use proto::mesh::v1 as api;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Series};
 #[cfg(feature = "chaos")]
 use super::release::next;
 use super::schema::mesh_event;
@@ -137,6 +137,11 @@ impl Tx<'_> {
                 .first(engine)
         })?;
         Ok(last.unwrap_or(0))
+    }
+
+    /// The next number of a series.
+    pub fn next_of(&mut self, series: &'static Series) -> QueryResult<i64> {
+        self.ledger.next_of(series, self.conn)
     }
 
     /// From here on, this is the cause of what is published.

@@ -1,29 +1,31 @@
 //! Statements that are prepared once.
 //!
 //! diesel prepares each `UPDATE` of its own anew, because a changeset may leave columns out and make another statement of
-//! it the next time. Kept under its text, a statement cannot be taken for another, so these are kept like the rest.
+//! it the next time. These change what their type says, all of it, and are known by their type like the rest.
+
+use std::fmt;
+use std::marker::PhantomData;
 
 use diesel::AppearsOnTable;
 use diesel::backend::Backend;
 use diesel::expression::Expression;
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::query_builder::{AsChangeset, AstPass, Query, QueryFragment, QueryId};
+use diesel::query_builder::{AsChangeset, AstPass, QueryFragment, QueryId};
 use diesel::sql_types::Bool;
 use diesel::sqlite::Sqlite;
 
 use super::Conn;
 
 /// An update of some rows of a table.
-#[derive(Debug, Clone, Copy)]
-pub struct Update<T, F, C> {
-    table: T,
+pub struct Update<T: QuerySource, F, C: AsChangeset> {
+    table: T::FromClause,
     filter: F,
-    changes: C,
+    changes: C::Changeset,
 }
 
 /// Makes `changes` in the rows of `table` that meet `filter`; executed, it says in how many.
-pub fn update<T, F, C>(table: T, filter: F, changes: C) -> Update<T::FromClause, F, C::Changeset>
+pub fn update<T, F, C>(table: T, filter: F, changes: C) -> Update<T, F, C>
 where
     T: QuerySource,
     F: Expression<SqlType = Bool> + AppearsOnTable<T>,
@@ -32,11 +34,17 @@ where
     Update { table: table.from_clause(), filter, changes: changes.as_changeset() }
 }
 
+impl<T: QuerySource, F, C: AsChangeset> fmt::Debug for Update<T, F, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Update")
+    }
+}
+
 impl<T, F, C, DB> QueryFragment<DB> for Update<T, F, C>
 where
-    T: QueryFragment<DB>,
+    T: QuerySource<FromClause: QueryFragment<DB>>,
     F: QueryFragment<DB>,
-    C: QueryFragment<DB>,
+    C: AsChangeset<Changeset: QueryFragment<DB>>,
     DB: Backend,
 {
     fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, DB>) -> QueryResult<()> {
@@ -49,18 +57,29 @@ where
     }
 }
 
-impl<T, F, C> QueryId for Update<T, F, C> {
-    type QueryId = ();
+/// What may leave a column out has no id, and cannot be among the changes: it would be another statement each time.
+impl<T, F, C> QueryId for Update<T, F, C>
+where
+    T: QuerySource + QueryId,
+    F: QueryId,
+    C: AsChangeset + QueryId,
+{
+    type QueryId = Updates<T::QueryId, F::QueryId, C::QueryId>;
 
-    const HAS_STATIC_QUERY_ID: bool = false;
+    const HAS_STATIC_QUERY_ID: bool =
+        T::HAS_STATIC_QUERY_ID && F::HAS_STATIC_QUERY_ID && C::HAS_STATIC_QUERY_ID;
 }
 
-impl<T, F, C> Update<T, F, C> {
+/// Tells the updates of one table, condition and changes from all other statements.
+#[derive(Debug)]
+pub struct Updates<T, F, C>(PhantomData<(T, F, C)>);
+
+impl<T: QuerySource, F, C: AsChangeset> Update<T, F, C> {
     /// Executes it; says how many rows it changed. Each engine gets it as it is: by way of [`Conn`] its text would be
     /// written three times.
     pub fn execute(&self, conn: &mut Conn) -> QueryResult<usize>
     where
-        Self: QueryFragment<Sqlite> + QueryFragment<Pg>,
+        Self: QueryFragment<Sqlite> + QueryFragment<Pg> + QueryId,
     {
         match conn {
             Conn::Postgres(pg) => RunQueryDsl::execute(self, pg),
@@ -69,43 +88,7 @@ impl<T, F, C> Update<T, F, C> {
     }
 }
 
-impl<T, F, C, Engine> RunQueryDsl<Engine> for &Update<T, F, C> {}
-
-/// An update that answers with what it wrote.
-#[derive(Debug, Clone, Copy)]
-pub struct Returning<U, E> {
-    update: U,
-    what: E,
-}
-
-impl<T, F, C> Update<T, F, C> {
-    /// Loads `what` from the rows as they are then.
-    pub fn returning<E: Expression>(self, what: E) -> Returning<Self, E> {
-        Returning { update: self, what }
-    }
-}
-
-impl<U: QueryFragment<DB>, E: QueryFragment<DB>, DB: Backend> QueryFragment<DB>
-    for Returning<U, E>
-{
-    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, DB>) -> QueryResult<()> {
-        self.update.walk_ast(pass.reborrow())?;
-        pass.push_sql(" RETURNING ");
-        self.what.walk_ast(pass)
-    }
-}
-
-impl<U, E> QueryId for Returning<U, E> {
-    type QueryId = ();
-
-    const HAS_STATIC_QUERY_ID: bool = false;
-}
-
-impl<U, E: Expression> Query for Returning<U, E> {
-    type SqlType = E::SqlType;
-}
-
-impl<U, E> RunQueryDsl<Conn> for Returning<U, E> {}
+impl<T: QuerySource, F, C: AsChangeset, Engine> RunQueryDsl<Engine> for &Update<T, F, C> {}
 
 /// A statement without values.
 struct Plain(&'static str);
@@ -143,7 +126,7 @@ mod tests {
     use diesel::sql_types::Text;
 
     use super::*;
-    use crate::store::{insert, insert_once};
+    use crate::store::{insert, insert_once, on_engine};
 
     diesel::table! {
         seats (musical) {
@@ -164,28 +147,39 @@ mod tests {
         (seats::musical.eq(musical), seats::free.eq(30))
     }
 
-    fn take(conn: &mut Conn, musical: &str, count: i64) -> Option<i64> {
+    /// How many rows it was taken from.
+    fn take(conn: &mut Conn, musical: &str, count: i64) -> usize {
         let values = seats::free.eq(seats::free - count);
-        let taken = update(seats::table, seats::musical.eq(musical), values);
-        taken.returning(seats::free).get_result(conn).optional().unwrap()
+        update(seats::table, seats::musical.eq(musical), values).execute(conn).unwrap()
+    }
+
+    fn free(conn: &mut Conn, musical: &str) -> i64 {
+        on_engine!(conn, |engine| seats::table.find(musical).select(seats::free).first(engine))
+            .unwrap()
     }
 
     #[test]
-    fn an_update_answers_with_what_it_wrote() {
+    fn an_update_changes_what_its_type_says() {
         let mut conn = store();
         insert(seats::table, all("Frozen")).execute(&mut conn).unwrap();
-        assert_eq!(take(&mut conn, "Frozen", 2), Some(28));
-        assert_eq!(take(&mut conn, "Frozen", 3), Some(25));
-        assert_eq!(take(&mut conn, "Cats", 1), None);
+        assert_eq!(take(&mut conn, "Cats", 1), 0);
+        for left in [28, 26] {
+            assert_eq!(take(&mut conn, "Frozen", 2), 1);
+            assert_eq!(free(&mut conn, "Frozen"), left);
+        }
+        // The same values, the other way round: another statement.
+        let name = seats::musical.eq("Cats");
+        assert_eq!(update(seats::table, seats::free.eq(26), name).execute(&mut conn), Ok(1));
+        assert_eq!(free(&mut conn, "Cats"), 26);
     }
 
     #[test]
     fn what_is_there_is_left_alone() {
         let mut conn = store();
         assert_eq!(insert_once(seats::table, all("Frozen")).execute(&mut conn), Ok(1));
-        assert_eq!(take(&mut conn, "Frozen", 2), Some(28));
+        assert_eq!(take(&mut conn, "Frozen", 2), 1);
         assert_eq!(insert_once(seats::table, all("Frozen")).execute(&mut conn), Ok(0));
-        assert_eq!(take(&mut conn, "Frozen", 0), Some(28));
+        assert_eq!(free(&mut conn, "Frozen"), 28);
         assert!(insert(seats::table, all("Frozen")).execute(&mut conn).is_err());
     }
 
@@ -202,11 +196,12 @@ mod tests {
             insert(seats::table, all(musical)).execute(&mut conn).unwrap();
             insert_once(seats::table, all(musical)).execute(&mut conn).unwrap();
             take(&mut conn, musical, 1);
+            free(&mut conn, musical);
             let free = seats::free.eq(7);
             update(seats::table, seats::musical.eq(musical), free).execute(&mut conn).unwrap();
             plain(&mut conn, "RELEASE test").unwrap();
         }
-        assert_eq!(prepared.load(Ordering::Relaxed), 6, "each of six statements, of three rows");
+        assert_eq!(prepared.load(Ordering::Relaxed), 7, "each of seven statements, of three rows");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use diesel::connection::{
@@ -19,6 +20,7 @@ use diesel::connection::{
 };
 use diesel::prelude::*;
 use futures::executor::block_on;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -27,12 +29,13 @@ use super::once::{Request, recall};
 use super::open::Failure;
 use super::postgres::Session;
 use super::progress::Progress;
-use super::savepoint;
+use super::savepoint::{self, Savepoint};
 use super::schema::mesh_event_head;
 use super::tail::Tail;
 use super::{Conn, Tx, update};
 use crate::cause::Cause;
 use crate::error::{Error, Result};
+use crate::scope;
 use crate::time::micros;
 
 /// How many writes may wait. Who finds the queue full waits for a place, until the deadline.
@@ -40,6 +43,9 @@ const QUEUE: usize = 1024;
 /// How many writes share a commit at the most, and how long the first of them waits for the others.
 const BATCH: usize = 128;
 const BATCH_TIME: Duration = Duration::from_millis(10);
+/// How often a batch that has nothing more to do gives its place on the processor away before it is committed: where others
+/// are about to bring something, it costs less than a commit of its own; where nobody is, it is no time at all.
+const COURTESY: u32 = 2;
 
 pub(super) struct Writer {
     context: Arc<str>,
@@ -63,6 +69,8 @@ enum Message {
 trait Job: Send {
     /// When nobody waits for it any more.
     fn deadline(&self) -> Option<Instant>;
+    /// For how long nobody waits for it.
+    fn patience(&self) -> Duration;
     /// What it is, if the same may have been done before.
     fn request(&self) -> Option<&Request>;
     fn cause(&mut self) -> Cause;
@@ -72,10 +80,19 @@ trait Job: Send {
     fn answer(self: Box<Self>, fate: Result<()>);
 }
 
+/// What is known of a write, beside what it does.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub(super) request: Option<Arc<Request>>,
+    pub(super) cause: Cause,
+    /// It is committed so long after the commit before, at the earliest: the first of such work at once, and what comes
+    /// thick and fast together.
+    pub(super) patience: Duration,
+}
+
 struct Write<T, F> {
     deadline: Option<Instant>,
-    request: Option<Arc<Request>>,
-    cause: Cause,
+    asked: Asked,
     work: Option<F>,
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
@@ -91,11 +108,15 @@ where
     }
 
     fn request(&self) -> Option<&Request> {
-        self.request.as_deref()
+        self.asked.request.as_deref()
+    }
+
+    fn patience(&self) -> Duration {
+        self.asked.patience
     }
 
     fn cause(&mut self) -> Cause {
-        std::mem::take(&mut self.cause)
+        std::mem::take(&mut self.asked.cause)
     }
 
     fn run(&mut self, tx: &mut Tx<'_>) -> bool {
@@ -138,7 +159,8 @@ impl Writer {
             conn,
             head,
             ledger: Ledger::default(),
-            savepoint_is_used: false,
+            savepoint: Savepoint::NotYet,
+            committed: Instant::now(),
             tail: tail.clone(),
             progress,
             writes: writes.clone(),
@@ -196,22 +218,16 @@ impl Writer {
         self.writes.load(Ordering::Relaxed)
     }
 
-    pub(super) async fn run<T, F>(
-        &self,
-        deadline: Option<Instant>,
-        cause: Cause,
-        request: Option<Arc<Request>>,
-        work: F,
-    ) -> Result<T>
+    pub(super) async fn run<T, F>(&self, asked: Asked, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
+        let deadline = scope::deadline();
         let job = Message::Run(Box::new(Write {
             deadline,
-            request,
-            cause,
+            asked,
             work: Some(work),
             outcome: None,
             reply,
@@ -263,8 +279,9 @@ struct Lane {
     head: i64,
     /// What the transaction will have written of the kit's own.
     ledger: Ledger,
-    /// Whether there is something behind the savepoint that stays: the next job needs one of its own.
-    savepoint_is_used: bool,
+    savepoint: Savepoint,
+    /// When the last commit was.
+    committed: Instant,
     tail: Tail,
     progress: Progress,
     writes: Arc<AtomicU64>,
@@ -341,31 +358,38 @@ impl Lane {
         }
         let head_before = self.head;
         self.ledger.clear();
-        self.savepoint_is_used = false;
         let begun = Instant::now();
         let mut kept = Vec::new();
         let mut stop = None;
+        let mut patience = first.patience();
         let mut round = vec![first];
         let outcome = loop {
             // What is not done of a round when its transaction is lost is answered by its dropped reply.
             let outcome = self
                 .recall(&round)
                 .and_then(|()| round.drain(..).try_for_each(|job| self.run(job, &mut kept)));
-            if outcome.is_err() || stop.is_some() || begun.elapsed() >= BATCH_TIME {
+            if outcome.is_err() || stop.is_some() || begun.elapsed() >= BATCH_TIME.max(patience) {
                 break outcome;
             }
             let most = BATCH.saturating_sub(kept.len()).min(self.engine.round());
             while round.len() < most && stop.is_none() {
-                match jobs.try_recv() {
-                    Ok(Message::Run(job)) => round.push(job),
-                    Ok(Message::Stop(done)) => stop = Some(done),
+                let next = match round.is_empty() {
+                    true => self.next_message(jobs, patience),
+                    false => jobs.try_recv().ok(),
+                };
+                match next {
+                    Some(Message::Run(job)) => {
+                        patience = patience.min(job.patience());
+                        round.push(job);
+                    }
+                    Some(Message::Stop(done)) => stop = Some(done),
                     #[cfg(feature = "chaos")]
-                    Ok(Message::Crash(done)) => {
+                    Some(Message::Crash(done)) => {
                         // The transaction is dropped with the connection: as if the power had gone.
                         self.roll_back();
                         return Some(done);
                     }
-                    Err(_) => break,
+                    None => break,
                 }
             }
             if round.is_empty() {
@@ -391,6 +415,28 @@ impl Lane {
             }
         }
         stop
+    }
+
+    /// What comes next, where something is about to come.
+    fn next_message(
+        &self,
+        jobs: &mut mpsc::Receiver<Message>,
+        patience: Duration,
+    ) -> Option<Message> {
+        for _ in 0..COURTESY {
+            match jobs.try_recv() {
+                Err(TryRecvError::Empty) => std::thread::yield_now(),
+                next => return next.ok(),
+            }
+        }
+        // Who waits in a transaction on a server keeps others waiting.
+        let is_alone = matches!(self.engine, Engine::Sqlite { .. });
+        #[cfg(feature = "chaos")]
+        let is_alone = is_alone && !crate::world::is_simulated();
+        match is_alone && !patience.is_zero() {
+            true => recv_until(jobs, self.committed + patience),
+            false => jobs.try_recv().ok(),
+        }
     }
 
     /// Dead: what is not committed is gone, and nobody hears anything any more until the context is crashed.
@@ -424,7 +470,7 @@ impl Lane {
         let (head, mark) = (self.head, self.ledger.mark());
         let undone = match self.attempt(&mut *job) {
             Ok(()) => {
-                self.savepoint_is_used = true;
+                self.savepoint.after_job();
                 kept.push(job);
                 return Ok(());
             }
@@ -433,7 +479,7 @@ impl Lane {
         self.head = head;
         self.ledger.back_to(mark);
         let (fate, outcome) = match undone {
-            Undone::Job(fate) => (fate, savepoint::back(&mut self.conn)),
+            Undone::Job(fate) => (fate, self.savepoint.back(&mut self.conn)),
             Undone::Transaction(error) => (Ok(()), Err(error)),
         };
         // With the savepoint the transaction is gone: SQLite rolls it all back when the disk is full.
@@ -443,9 +489,7 @@ impl Lane {
 
     /// Does a job behind a savepoint of its own.
     fn attempt(&mut self, job: &mut dyn Job) -> Result<(), Undone> {
-        if std::mem::take(&mut self.savepoint_is_used) {
-            savepoint::next(&mut self.conn)?;
-        }
+        self.savepoint.before_job(&mut self.conn)?;
         let cause = job.cause();
         let mut tx = Tx {
             conn: &mut self.conn,
@@ -494,6 +538,7 @@ impl Lane {
                 }
                 let left = deadline.map_or(Duration::MAX, |at| at - Instant::now());
                 let head = session.begin(pg, left)?;
+                self.savepoint = Savepoint::Fresh;
                 // Another process has written: what it wrote is on the disk alone.
                 if head != self.head {
                     self.tail.clear();
@@ -502,8 +547,8 @@ impl Lane {
                 Ok(())
             }
             (Conn::Sqlite(sqlite), _) => {
-                AnsiTransactionManager::begin_transaction_sql(sqlite, "BEGIN IMMEDIATE")?;
-                Ok(savepoint::first(&mut self.conn)?)
+                self.savepoint = Savepoint::NotYet;
+                Ok(AnsiTransactionManager::begin_transaction_sql(sqlite, savepoint::BEGIN)?)
             }
             (Conn::Postgres(_), Engine::Sqlite { .. }) => Err("a file is no database".into()),
         }
@@ -528,6 +573,7 @@ impl Lane {
             }
         }
         // Before anybody hears of it.
+        self.committed = Instant::now();
         self.tail.extend(self.ledger.events.drain(..));
         self.progress.tell(self.head);
         Ok(())
@@ -551,6 +597,30 @@ impl Lane {
                     TransactionManagerStatus::default();
             }
         }
+    }
+}
+
+/// What comes until then, on a thread that has nothing else to do.
+fn recv_until(jobs: &mut mpsc::Receiver<Message>, until: Instant) -> Option<Message> {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    loop {
+        if let Poll::Ready(next) = jobs.poll_recv(&mut Context::from_waker(&waker)) {
+            return next;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        std::thread::park_timeout(left);
+    }
+}
+
+/// Wakes a thread.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

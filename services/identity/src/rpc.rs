@@ -196,7 +196,7 @@ impl IdentityService for Identity {
     ) -> Result<Response<api::GetMyAccountResponse>, Status> {
         let (caller, _) = Caller::of(request)?;
         let id = caller.account()?;
-        let account = self.store.read(move |conn| store::account(conn, id)).await?;
+        let account = self.store.look_up(move |conn| store::account(conn, id)).await?;
         Ok(Response::new(api::GetMyAccountResponse { account: Some(account.into()) }))
     }
 
@@ -208,7 +208,7 @@ impl IdentityService for Identity {
         let mut check = Check::new();
         let id = check.id("name", &request.name);
         check.finish()?;
-        let account = self.store.read(move |conn| store::account(conn, id)).await?;
+        let account = self.store.look_up(move |conn| store::account(conn, id)).await?;
         Ok(Response::new(api::GetAccountResponse { account: Some(account.into()) }))
     }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use mesh::config::Secret;
-use mesh::{Accounts, Conn, Error, Id, Result, micros, time_of};
+use mesh::{Accounts, Conn, Error, Id, Result, micros, on_engine, time_of};
 
 use crate::domain::{Account, Email, Language, RefreshToken, Refusal, Role, SignIns};
 
@@ -33,7 +33,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = account)]
+#[diesel(table_name = account, treat_none_as_default_value = false)]
 struct AccountRow {
     name: String,
     email: String,
@@ -104,21 +104,21 @@ pub(crate) fn save_roles(conn: &mut Conn, account: &Account) -> Result<()> {
 
 /// An account.
 pub(crate) fn account(conn: &mut Conn, id: Id<Accounts>) -> Result<Account> {
-    let row = account::table
+    let row = on_engine!(conn, |engine| account::table
         .find(id.to_string())
         .select(AccountRow::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.ok_or_else(|| Error::NotFound(id.to_string()))?.try_into()
 }
 
 /// The account whose email has this key, and the hash of its password.
 pub(crate) fn account_by_email(conn: &mut Conn, key: &str) -> Result<Option<(Account, Secret)>> {
-    let row = account::table
+    let row = on_engine!(conn, |engine| account::table
         .filter(account::email_key.eq(key))
         .select(AccountRow::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.map(|mut row| {
         let hash = Secret::new(std::mem::take(&mut row.password_hash));
         Ok((row.try_into()?, hash))
@@ -140,12 +140,13 @@ pub(crate) fn save_password(
 
 /// Whether nobody has an account.
 pub(crate) fn is_empty(conn: &mut Conn) -> Result<bool> {
-    let first: Option<String> = account::table.select(account::name).first(conn).optional()?;
+    let first: Option<String> =
+        on_engine!(conn, |engine| account::table.select(account::name).first(engine).optional())?;
     Ok(first.is_none())
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = refresh_token)]
+#[diesel(table_name = refresh_token, treat_none_as_default_value = false)]
 struct TokenRow {
     hash: String,
     sign_in: String,
@@ -188,8 +189,11 @@ pub(crate) fn add_token(conn: &mut Conn, token: &RefreshToken) -> Result<()> {
 
 /// What is kept of the refresh token with this hash, unless it was revoked.
 pub(crate) fn token(conn: &mut Conn, hash: &str) -> Result<Option<RefreshToken>> {
-    let row =
-        refresh_token::table.find(hash).select(TokenRow::as_select()).first(conn).optional()?;
+    let row = on_engine!(conn, |engine| refresh_token::table
+        .find(hash)
+        .select(TokenRow::as_select())
+        .first(engine)
+        .optional())?;
     row.map(RefreshToken::try_from).transpose()
 }
 
@@ -217,11 +221,11 @@ pub(crate) fn revoke_all(conn: &mut Conn, account: Id<Accounts>) -> Result<()> {
 
 /// Forgets some tokens that have expired: how many.
 pub(crate) fn forget_expired(conn: &mut Conn, now: SystemTime) -> Result<usize> {
-    let expired: Vec<String> = refresh_token::table
+    let expired: Vec<String> = on_engine!(conn, |engine| refresh_token::table
         .filter(refresh_token::expire_time.lt(micros(now)))
         .select(refresh_token::hash)
         .limit(500)
-        .load(conn)?;
+        .load(engine))?;
     for hash in &expired {
         diesel::delete(refresh_token::table.find(hash)).execute(conn)?;
     }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use diesel::dsl::{case_when, min};
 use diesel::prelude::*;
+use diesel::query_builder::QueryId;
 use mesh::events::Generations;
 use mesh::{
-    Bug, Conn, Error, Event, Money, Page, Result, Tx, insert, insert_once, micros, planted,
-    time_of, update,
+    Bug, Conn, Error, Event, Money, Page, Result, Series, Tx, insert, insert_once, micros,
+    on_engine, planted, time_of, update,
 };
 
 use crate::domain::{MyOrder, Progress};
@@ -53,8 +54,8 @@ diesel::table! {
 
 diesel::allow_tables_to_appear_in_same_query!(my_order, my_progress);
 
-#[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = my_order, primary_key(generation, name))]
+#[derive(Queryable, Selectable, Insertable, AsChangeset, QueryId)]
+#[diesel(table_name = my_order, primary_key(generation, name), treat_none_as_default_value = false)]
 struct OrderRow {
     generation: i32,
     name: String,
@@ -112,7 +113,7 @@ impl From<OrderRow> for MyOrder {
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = my_progress)]
+#[diesel(table_name = my_progress, treat_none_as_default_value = false)]
 struct ProgressRow {
     generation: i32,
     order_name: String,
@@ -151,14 +152,19 @@ pub(crate) fn apply<M>(
     if !note(tx, generation, name, event)? {
         return Ok(());
     }
-    let row = my_order::table.find((generation, name));
-    let known = row.select(OrderRow::as_select()).first(&mut **tx).optional()?;
+    let known = on_engine!(&mut **tx, |engine| {
+        my_order::table
+            .find((generation, name))
+            .select(OrderRow::as_select())
+            .first(engine)
+            .optional()
+    })?;
     let (is_new, was_visible) = (known.is_none(), known.as_ref().is_some_and(|row| row.visible));
     let mut order = known.map_or_else(|| MyOrder::unheard_of(name, customer), MyOrder::from);
     effect(&mut order);
     order.happened(event.time);
 
-    let changed = OrderRow::of(order, generation, next_change(tx)?);
+    let changed = OrderRow::of(order, generation, tx.next_of(&CHANGES)?);
     let row = my_order::generation.eq(generation).and(my_order::name.eq(name));
     if is_new {
         insert(my_order::table, changed).execute(tx)?;
@@ -185,7 +191,7 @@ pub(crate) fn tell<M>(tx: &mut Tx<'_>, event: &Event<M>, name: &str, customer: &
     }
     let row = my_order::generation.eq(generation).and(my_order::name.eq(name));
     let last = case_when(my_order::update_time.ge(time), my_order::update_time).otherwise(time);
-    let change = next_change(tx)?;
+    let change = tx.next_of(&CHANGES)?;
     let values = (my_order::update_time.eq(last), my_order::change.eq(change));
     if update(my_order::table, row, values).execute(tx)? == 0 {
         let mut order = MyOrder::unheard_of(name, customer);
@@ -211,14 +217,17 @@ fn note<M>(conn: &mut Conn, generation: i32, order: &str, event: &Event<M>) -> R
     Ok(insert_once(my_progress::table, progress).execute(conn)? > 0)
 }
 
-/// The number of one change. Taken in the transaction of the change, so that numbers are seen in their order.
-fn next_change(conn: &mut Conn) -> QueryResult<i64> {
-    let next = my_change::last.eq(my_change::last + 1);
-    update(my_change::table, my_change::one.eq(1), next).returning(my_change::last).get_result(conn)
-}
+/// The numbers of the changes of any row.
+static CHANGES: Series = Series {
+    last: last_change,
+    save: |conn, last| {
+        let last = my_change::last.eq(last);
+        update(my_change::table, my_change::one.eq(1), last).execute(conn).map(drop)
+    },
+};
 
 fn last_change(conn: &mut Conn) -> QueryResult<i64> {
-    my_change::table.select(my_change::last).first(conn)
+    on_engine!(conn, |engine| my_change::table.select(my_change::last).first(engine))
 }
 
 /// How many rows of an old generation are removed at once.
@@ -229,24 +238,26 @@ pub(crate) fn discard(tx: &mut Tx<'_>, generation: i32) -> Result<usize> {
     let oldest: Option<i32> =
         my_progress::table.select(min(my_progress::generation)).first(&mut **tx)?;
     if let Some(oldest) = oldest.filter(|oldest| *oldest <= generation) {
-        let mut orders: Vec<String> = my_progress::table
+        let mut orders: Vec<String> = on_engine!(&mut **tx, |engine| my_progress::table
             .filter(my_progress::generation.eq(oldest))
             .order(my_progress::order_name)
             .select(my_progress::order_name)
             .limit(DISCARDED)
-            .load(&mut **tx)?;
+            .load(engine))?;
         orders.dedup();
         let old = my_progress::table.filter(my_progress::generation.eq(oldest));
         return Ok(diesel::delete(old.filter(my_progress::order_name.eq_any(orders)))
             .execute(&mut **tx)?);
     }
-    let oldest: Option<i32> = my_order::table.select(min(my_order::generation)).first(&mut **tx)?;
+    let oldest: Option<i32> = on_engine!(&mut **tx, |engine| my_order::table
+        .select(min(my_order::generation))
+        .first(engine))?;
     let Some(oldest) = oldest.filter(|oldest| *oldest <= generation) else { return Ok(0) };
-    let names: Vec<String> = my_order::table
+    let names: Vec<String> = on_engine!(&mut **tx, |engine| my_order::table
         .filter(my_order::generation.eq(oldest))
         .select(my_order::name)
         .limit(DISCARDED)
-        .load(&mut **tx)?;
+        .load(engine))?;
     let old = my_order::table.filter(my_order::generation.eq(oldest));
     Ok(diesel::delete(old.filter(my_order::name.eq_any(names))).execute(&mut **tx)?)
 }
@@ -267,14 +278,16 @@ fn current<T>(conn: &mut Conn, read: impl FnOnce(&mut Conn, i32) -> Result<T>) -
 /// An order of this customer.
 pub(crate) fn order(conn: &mut Conn, customer: &str, name: &str) -> Result<Told> {
     current(conn, |conn, generation| {
-        let named = my_order::table
-            .find((generation, name))
-            .filter(my_order::visible)
-            .select(OrderRow::as_select());
-        let row = match planted(Bug::NoOwnerFilter) {
-            false => named.filter(my_order::customer.eq(customer)).load(conn)?,
-            true => named.load(conn)?,
-        };
+        let row = on_engine!(conn, |engine| {
+            let named = my_order::table
+                .find((generation, name))
+                .filter(my_order::visible)
+                .select(OrderRow::as_select());
+            match planted(Bug::NoOwnerFilter) {
+                false => named.filter(my_order::customer.eq(customer)).load(engine),
+                true => named.load(engine),
+            }
+        })?;
         let told = with_history(conn, generation, row)?.pop();
         told.ok_or_else(|| Error::NotFound(name.to_owned()))
     })
@@ -288,7 +301,7 @@ pub(crate) fn orders(conn: &mut Conn, customer: &str, page: &Page) -> Result<Vec
         None => (i64::MAX, ""),
     };
     current(conn, |conn, generation| {
-        let rows = my_order::table
+        let rows = on_engine!(conn, |engine| my_order::table
             .filter(my_order::generation.eq(generation))
             .filter(my_order::customer.eq(customer))
             .filter(my_order::visible)
@@ -298,7 +311,7 @@ pub(crate) fn orders(conn: &mut Conn, customer: &str, page: &Page) -> Result<Vec
             .order((my_order::create_time.desc(), my_order::name.desc()))
             .limit(page.limit())
             .select(OrderRow::as_select())
-            .load(conn)?;
+            .load(engine))?;
         with_history(conn, generation, rows)
     })
 }
@@ -315,7 +328,7 @@ fn read_place(place: &str) -> Option<(i64, &str)> {
 
 fn with_history(conn: &mut Conn, generation: i32, rows: Vec<OrderRow>) -> Result<Vec<Told>> {
     let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-    let progress: Vec<ProgressRow> = my_progress::table
+    let progress: Vec<ProgressRow> = on_engine!(conn, |engine| my_progress::table
         .filter(my_progress::generation.eq(generation))
         .filter(my_progress::order_name.eq_any(names))
         .order((
@@ -325,7 +338,7 @@ fn with_history(conn: &mut Conn, generation: i32, rows: Vec<OrderRow>) -> Result
             my_progress::sequence,
         ))
         .select(ProgressRow::as_select())
-        .load(conn)?;
+        .load(engine))?;
     let mut histories: HashMap<String, Vec<Progress>> = HashMap::new();
     for row in progress {
         histories.entry(row.order_name.clone()).or_default().push(row.into());
@@ -373,7 +386,7 @@ pub(crate) fn changes(
         // mark is of a store that was lost.
         let is_ours = mark.generation == generation && mark.change <= last_change(conn)?;
         let after = if is_ours { mark.change } else { 0 };
-        let rows: Vec<OrderRow> = my_order::table
+        let rows: Vec<OrderRow> = on_engine!(conn, |engine| my_order::table
             .filter(my_order::generation.eq(generation))
             .filter(my_order::customer.eq(customer))
             .filter(my_order::visible)
@@ -381,7 +394,7 @@ pub(crate) fn changes(
             .order(my_order::change)
             .limit(most)
             .select(OrderRow::as_select())
-            .load(conn)?;
+            .load(engine))?;
         let change = rows.last().map_or(after, |row| row.change);
         Ok((with_history(conn, generation, rows)?, Mark { generation, change }))
     })

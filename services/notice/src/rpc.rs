@@ -82,7 +82,7 @@ impl Service {
         let before =
             move |conn: &mut _| store::before(conn, &asked.order, asked.kind, &asked.unless_kinds);
         // Identity is not asked about what is told again.
-        match self.store.read(before).await? {
+        match self.store.look_up(before).await? {
             Before::Nothing => {}
             Before::Same(notice) => return Ok(Some(*notice)),
             Before::Other => return Ok(None),
@@ -128,7 +128,7 @@ fn tell(
     for medium in media {
         store::insert(tx, &Notice::queued(message.clone(), *medium, now))?;
     }
-    let sequence = store::next_sequence(tx)?;
+    let sequence = tx.next_of(&store::SEQUENCE)?;
     let notice = Notice::inbox(message, sequence, now);
     store::insert(tx, &notice)?;
     tx.publish(notice.id, &notice.message.order, &api::Noticed::from(&notice))?;

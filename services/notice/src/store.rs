@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use diesel::prelude::*;
-use mesh::{Conn, Error, Id, Page, Result, literal, micros, time_of, update};
+use mesh::{Conn, Error, Id, Page, Result, Series, literal, micros, on_engine, time_of, update};
 
 use crate::domain::{Kind, Language, Medium, Message, Notice, Notices, State};
 
@@ -33,7 +33,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = notice)]
+#[diesel(table_name = notice, treat_none_as_default_value = false)]
 struct Row {
     name: String,
     recipient: String,
@@ -124,11 +124,11 @@ pub(crate) fn before(
     kind: Kind,
     unless_kinds: &[String],
 ) -> Result<Before> {
-    let told = notice::table
+    let told = on_engine!(conn, |engine| notice::table
         .filter(notice::order_name.eq(order))
         .filter(notice::medium.eq(Medium::Inbox.word()))
         .select(Row::as_select())
-        .load(conn)?;
+        .load(engine))?;
     if told.iter().any(|row| unless_kinds.contains(&row.kind)) {
         return Ok(Before::Other);
     }
@@ -138,16 +138,22 @@ pub(crate) fn before(
     }
 }
 
-/// The number of the next notice. Taken in the transaction that tells it, so that numbers are seen in their order.
-pub(crate) fn next_sequence(conn: &mut Conn) -> Result<i64> {
-    let next = notice_sequence::last.eq(notice_sequence::last + 1);
-    let next = update(notice_sequence::table, notice_sequence::one.eq(1), next);
-    Ok(next.returning(notice_sequence::last).get_result(conn)?)
-}
+/// The numbers of the notices.
+pub(crate) static SEQUENCE: Series = Series {
+    last: |conn| {
+        on_engine!(conn, |engine| notice_sequence::table
+            .select(notice_sequence::last)
+            .first(engine))
+    },
+    save: |conn, last| {
+        let last = notice_sequence::last.eq(last);
+        update(notice_sequence::table, notice_sequence::one.eq(1), last).execute(conn).map(drop)
+    },
+};
 
 /// The number of the last notice that was told to anybody.
 pub(crate) fn last_sequence(conn: &mut Conn) -> Result<i64> {
-    Ok(notice_sequence::table.select(notice_sequence::last).first(conn)?)
+    Ok((SEQUENCE.last)(conn)?)
 }
 
 /// Stores a new one.
@@ -164,13 +170,13 @@ const IN_AN_INBOX: &str = "medium = 'INBOX'";
 
 /// When the next one of this medium is due.
 pub(crate) fn next_due(conn: &mut Conn, medium: Medium) -> Result<Option<SystemTime>> {
-    let time: Option<i64> = notice::table
+    let time: Option<i64> = on_engine!(conn, |engine| notice::table
         .filter(notice::medium.eq(medium.word()))
         .filter(literal(QUEUED))
         .order(notice::next_attempt_time)
         .select(notice::next_attempt_time)
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     Ok(time.map(time_of))
 }
 
@@ -181,26 +187,23 @@ pub(crate) fn due(
     time: SystemTime,
     most: usize,
 ) -> Result<Vec<Notice>> {
-    let rows = notice::table
+    let rows = on_engine!(conn, |engine| notice::table
         .filter(notice::medium.eq(medium.word()))
         .filter(literal(QUEUED))
         .filter(notice::next_attempt_time.le(micros(time)))
         .order(notice::next_attempt_time)
         .limit(i64::try_from(most).unwrap_or(i64::MAX))
         .select(Row::as_select())
-        .load(conn)?;
+        .load(engine))?;
     notices(rows)
 }
 
 /// The one with this name.
 pub(crate) fn find(conn: &mut Conn, id: Id<Notices>) -> Result<Notice> {
-    let row = notice::table
-        .find(id.to_string())
-        .select(Row::as_select())
-        .first(conn)
-        .optional()?
-        .ok_or_else(|| Error::NotFound(id.to_string()))?;
-    row.try_into()
+    let row = on_engine!(conn, |engine| {
+        notice::table.find(id.to_string()).select(Row::as_select()).first(engine).optional()
+    })?;
+    row.ok_or_else(|| Error::NotFound(id.to_string()))?.try_into()
 }
 
 /// Stores what became of it. What it says and to whom never changes.
@@ -240,13 +243,13 @@ pub(crate) fn list(
 
 /// The last ones in this customer's inbox, oldest first.
 pub(crate) fn last(conn: &mut Conn, recipient: &str, most: i64) -> Result<Vec<Notice>> {
-    let rows = notice::table
+    let rows = on_engine!(conn, |engine| notice::table
         .filter(notice::recipient.eq(recipient))
         .filter(literal(IN_AN_INBOX))
         .order(notice::sequence.desc())
         .limit(most)
         .select(Row::as_select())
-        .load(conn)?;
+        .load(engine))?;
     let mut last = notices(rows)?;
     last.reverse();
     Ok(last)
@@ -259,13 +262,13 @@ pub(crate) fn behind(
     sequence: i64,
     most: i64,
 ) -> Result<Vec<Notice>> {
-    let rows = notice::table
+    let rows = on_engine!(conn, |engine| notice::table
         .filter(notice::recipient.eq(recipient))
         .filter(literal(IN_AN_INBOX))
         .filter(notice::sequence.gt(sequence))
         .order(notice::sequence)
         .limit(most)
         .select(Row::as_select())
-        .load(conn)?;
+        .load(engine))?;
     notices(rows)
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use diesel::prelude::*;
-use mesh::{Conn, Error, Id, Money, Page, Result, literal, micros, time_of, update};
+use mesh::{Conn, Error, Id, Money, Page, Result, literal, micros, on_engine, time_of, update};
 
 use crate::domain::{Payment, Payments, State};
 
@@ -35,7 +35,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = payment)]
+#[diesel(table_name = payment, treat_none_as_default_value = false)]
 struct Row {
     name: String,
     order_name: String,
@@ -106,18 +106,21 @@ fn state_of(text: &str) -> Result<State> {
 
 /// The payment with this name, hidden or not.
 pub(crate) fn find(conn: &mut Conn, id: Id<Payments>) -> Result<Option<Payment>> {
-    let row =
-        payment::table.find(id.to_string()).select(Row::as_select()).first(conn).optional()?;
+    let row = on_engine!(conn, |engine| payment::table
+        .find(id.to_string())
+        .select(Row::as_select())
+        .first(engine)
+        .optional())?;
     row.map(Payment::try_from).transpose()
 }
 
 /// The payment for this order, hidden or not.
 pub(crate) fn find_by_order(conn: &mut Conn, order: &str) -> Result<Option<Payment>> {
-    let row = payment::table
+    let row = on_engine!(conn, |engine| payment::table
         .filter(payment::order_name.eq(order))
         .select(Row::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.map(Payment::try_from).transpose()
 }
 
@@ -170,13 +173,13 @@ const UNDER_WAY: &str = "state = 'PENDING'";
 
 /// Charges under way that began before `time`.
 pub(crate) fn pending_since(conn: &mut Conn, time: SystemTime, limit: i64) -> Result<Vec<Payment>> {
-    let rows = payment::table
+    let rows = on_engine!(conn, |engine| payment::table
         .filter(literal(UNDER_WAY))
         .filter(payment::create_time.lt(micros(time)))
         .order(payment::create_time)
         .limit(limit)
         .select(Row::as_select())
-        .load(conn)?;
+        .load(engine))?;
     rows.into_iter().map(Payment::try_from).collect()
 }
 
@@ -220,7 +223,7 @@ pub(crate) struct Due {
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = payment_refund_due)]
+#[diesel(table_name = payment_refund_due, treat_none_as_default_value = false)]
 struct DueRow {
     payment: String,
     currency: String,
@@ -262,22 +265,22 @@ pub(crate) fn owe(conn: &mut Conn, due: &Due, time: SystemTime) -> Result<()> {
 
 /// What is to be given back of this payment.
 pub(crate) fn find_due(conn: &mut Conn, payment: Id<Payments>) -> Result<Option<Due>> {
-    let row = payment_refund_due::table
+    let row = on_engine!(conn, |engine| payment_refund_due::table
         .find(payment.to_string())
         .select(DueRow::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.map(Due::try_from).transpose()
 }
 
 /// What was to be given back by `time`, what waits longest first.
 pub(crate) fn list_due(conn: &mut Conn, time: SystemTime, limit: i64) -> Result<Vec<Due>> {
-    let rows = payment_refund_due::table
+    let rows = on_engine!(conn, |engine| payment_refund_due::table
         .filter(payment_refund_due::due_time.le(micros(time)))
         .order(payment_refund_due::due_time)
         .limit(limit)
         .select(DueRow::as_select())
-        .load(conn)?;
+        .load(engine))?;
     rows.into_iter().map(Due::try_from).collect()
 }
 

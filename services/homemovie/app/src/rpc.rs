@@ -77,7 +77,7 @@ impl MovieApplicationService for Applications {
         let id = check.id("name", &request.name);
         check.finish()?;
 
-        let application = self.store.read(move |conn| store::own(conn, customer, id)).await?;
+        let application = self.store.look_up(move |conn| store::own(conn, customer, id)).await?;
         Ok(Response::new(api::GetMovieApplicationResponse {
             movie_application: Some((&application).into()),
         }))
@@ -119,7 +119,7 @@ impl MovieApplicationService for Applications {
         let resume = check.revision("resume_revision", &request.resume_revision);
         check.finish()?;
 
-        let application = self.store.read(move |conn| store::own(conn, customer, id)).await?;
+        let application = self.store.look_up(move |conn| store::own(conn, customer, id)).await?;
         let followed = Followed(application);
         Ok(Response::new(follow(&self.store, self.stopping.clone(), followed, &resume)?))
     }

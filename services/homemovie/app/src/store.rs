@@ -1,7 +1,9 @@
 //! The tables of applications and of what is known of films.
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, insert, micros, time_of, update};
+use mesh::{
+    Accounts, Conn, Error, Id, Money, Page, Result, insert, micros, on_engine, time_of, update,
+};
 
 use crate::domain::{Application, Film, MovieApplications, Movies, State};
 
@@ -30,7 +32,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = movie_application)]
+#[diesel(table_name = movie_application, treat_none_as_default_value = false)]
 struct Row {
     name: String,
     customer: String,
@@ -112,11 +114,11 @@ pub(crate) fn save(conn: &mut Conn, application: &Application) -> Result<()> {
 
 /// An application, whoever's it is: for policies.
 pub(crate) fn load(conn: &mut Conn, id: Id<MovieApplications>) -> Result<Application> {
-    let row = movie_application::table
+    let row = on_engine!(conn, |engine| movie_application::table
         .find(id.to_string())
         .select(Row::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.ok_or_else(|| Error::NotFound(id.to_string()))?.try_into()
 }
 
@@ -126,12 +128,12 @@ pub(crate) fn own(
     customer: Id<Accounts>,
     id: Id<MovieApplications>,
 ) -> Result<Application> {
-    let row = movie_application::table
+    let row = on_engine!(conn, |engine| movie_application::table
         .find(id.to_string())
         .filter(movie_application::customer.eq(customer.to_string()))
         .select(Row::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.ok_or_else(|| Error::NotFound(id.to_string()))?.try_into()
 }
 
@@ -141,18 +143,18 @@ pub(crate) fn list(
     customer: Id<Accounts>,
     page: &Page,
 ) -> Result<Vec<Application>> {
-    let rows: Vec<Row> = movie_application::table
+    let rows: Vec<Row> = on_engine!(conn, |engine| movie_application::table
         .filter(movie_application::customer.eq(customer.to_string()))
         .filter(movie_application::name.lt(page.before()))
         .order(movie_application::name.desc())
         .limit(page.limit())
         .select(Row::as_select())
-        .load(conn)?;
+        .load(engine))?;
     rows.into_iter().map(Application::try_from).collect()
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = film)]
+#[diesel(table_name = film, treat_none_as_default_value = false)]
 struct FilmRow {
     name: String,
     title: String,
@@ -189,8 +191,11 @@ pub(crate) fn withdraw_film(conn: &mut Conn, id: Id<Movies>) -> Result<()> {
 
 /// What is known of a film.
 pub(crate) fn film(conn: &mut Conn, id: Id<Movies>) -> Result<Film> {
-    let row =
-        film::table.find(id.to_string()).select(FilmRow::as_select()).first(conn).optional()?;
+    let row = on_engine!(conn, |engine| film::table
+        .find(id.to_string())
+        .select(FilmRow::as_select())
+        .first(engine)
+        .optional())?;
     let row = row.ok_or_else(|| Error::NotFound(id.to_string()))?;
     Ok(Film {
         id,

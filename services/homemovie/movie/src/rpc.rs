@@ -88,7 +88,7 @@ impl MovieService for Movies {
         let id = check.id("name", &request.name);
         check.finish()?;
 
-        let movie = self.store.read(move |conn| store::movie(conn, id)).await?;
+        let movie = self.store.look_up(move |conn| store::movie(conn, id)).await?;
         Ok(Response::new(api::GetMovieResponse { movie: Some(movie.into()) }))
     }
 

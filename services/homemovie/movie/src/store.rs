@@ -1,7 +1,9 @@
 //! The tables of films and purchases.
 
 use diesel::prelude::*;
-use mesh::{Accounts, Conn, Error, Id, Money, Page, Result, insert, micros, time_of, update};
+use mesh::{
+    Accounts, Conn, Error, Id, Money, Page, Result, insert, micros, on_engine, time_of, update,
+};
 
 use crate::domain::{Movie, MovieApplications, Movies, Purchase, PurchaseState};
 
@@ -31,7 +33,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = movie, primary_key(name))]
+#[diesel(table_name = movie, primary_key(name), treat_none_as_default_value = false)]
 struct MovieRow {
     name: String,
     title: String,
@@ -93,30 +95,34 @@ pub(crate) fn save_movie(conn: &mut Conn, movie: &Movie) -> Result<()> {
 
 /// A film, for sale or not.
 pub(crate) fn movie(conn: &mut Conn, id: Id<Movies>) -> Result<Movie> {
-    let row =
-        movie::table.find(id.to_string()).select(MovieRow::as_select()).first(conn).optional()?;
+    let row = on_engine!(conn, |engine| movie::table
+        .find(id.to_string())
+        .select(MovieRow::as_select())
+        .first(engine)
+        .optional())?;
     row.ok_or_else(|| Error::NotFound(id.to_string()))?.try_into()
 }
 
 /// A page of the films that are for sale, newest first.
 pub(crate) fn movies(conn: &mut Conn, page: &Page) -> Result<Vec<Movie>> {
-    let rows: Vec<MovieRow> = movie::table
+    let rows: Vec<MovieRow> = on_engine!(conn, |engine| movie::table
         .filter(movie::state.eq(FOR_SALE))
         .filter(movie::name.lt(page.before()))
         .order(movie::name.desc())
         .limit(page.limit())
         .select(MovieRow::as_select())
-        .load(conn)?;
+        .load(engine))?;
     rows.into_iter().map(Movie::try_from).collect()
 }
 
 /// Whether there is no film at all.
 pub(crate) fn is_empty(conn: &mut Conn) -> Result<bool> {
-    Ok(movie::table.count().get_result::<i64>(conn)? == 0)
+    let count: i64 = on_engine!(conn, |engine| movie::table.count().get_result(engine))?;
+    Ok(count == 0)
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = movie_purchase)]
+#[diesel(table_name = movie_purchase, treat_none_as_default_value = false)]
 struct PurchaseRow {
     name: String,
     application: String,
@@ -192,11 +198,11 @@ pub(crate) fn purchase_of(
     conn: &mut Conn,
     application: Id<MovieApplications>,
 ) -> Result<Option<Purchase>> {
-    let row = movie_purchase::table
+    let row = on_engine!(conn, |engine| movie_purchase::table
         .filter(movie_purchase::application.eq(application.to_string()))
         .select(PurchaseRow::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.map(Purchase::try_from).transpose()
 }
 
@@ -206,11 +212,11 @@ pub(crate) fn purchase(
     customer: Id<Accounts>,
     application: Id<MovieApplications>,
 ) -> Result<Purchase> {
-    let row = movie_purchase::table
+    let row = on_engine!(conn, |engine| movie_purchase::table
         .filter(movie_purchase::application.eq(application.to_string()))
         .filter(movie_purchase::customer.eq(customer.to_string()))
         .select(PurchaseRow::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.ok_or_else(|| Error::NotFound(application.to_string()))?.try_into()
 }

@@ -89,7 +89,7 @@ impl MusicalService for Service {
         let id = check.id("name", &request.name);
         check.finish()?;
 
-        let musical = self.store.read(move |conn| store::musical(conn, id)).await?;
+        let musical = self.store.look_up(move |conn| store::musical(conn, id)).await?;
         Ok(Response::new(api::GetMusicalResponse { musical: Some(musical.into()) }))
     }
 

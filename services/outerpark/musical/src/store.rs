@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as Failure};
-use mesh::{Conn, Error, Id, Money, Page, Result, insert, micros, time_of, update};
+use mesh::{Conn, Error, Id, Money, Page, Result, insert, micros, on_engine, time_of, update};
 
 use crate::domain::{Musical, MusicalReservations, Musicals, Refusal, SeatHold, Taken, Times};
 
@@ -38,7 +38,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = musical)]
+#[diesel(table_name = musical, treat_none_as_default_value = false)]
 struct MusicalRow {
     name: String,
     musical_number: i64,
@@ -156,38 +156,38 @@ pub(crate) fn give_back_seats(conn: &mut Conn, changed: &Musical, seats: i32) ->
 
 /// A performance, withdrawn or not.
 pub(crate) fn musical(conn: &mut Conn, id: Id<Musicals>) -> Result<Musical> {
-    let row = musical::table
+    let row = on_engine!(conn, |engine| musical::table
         .find(id.to_string())
         .select(MusicalRow::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.ok_or_else(|| Error::NotFound(id.to_string()))?.try_into()
 }
 
 /// A page of the performances that are not withdrawn, newest first.
 pub(crate) fn musicals(conn: &mut Conn, page: &Page) -> Result<Vec<Musical>> {
-    let rows: Vec<MusicalRow> = musical::table
+    let rows: Vec<MusicalRow> = on_engine!(conn, |engine| musical::table
         .filter(musical::state.eq(REGISTERED))
         .filter(musical::name.lt(page.before()))
         .order(musical::name.desc())
         .limit(page.limit())
         .select(MusicalRow::as_select())
-        .load(conn)?;
+        .load(engine))?;
     rows.into_iter().map(Musical::try_from).collect()
 }
 
 /// How many seats of a performance are free, and how many there are.
 pub(crate) fn seats(conn: &mut Conn, id: Id<Musicals>) -> Result<(i32, i32)> {
-    let row = musical::table
+    let row = on_engine!(conn, |engine| musical::table
         .find(id.to_string())
         .select((musical::reservable_seats, musical::total_seats))
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.ok_or_else(|| Error::NotFound(id.to_string()))
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = seat_hold)]
+#[diesel(table_name = seat_hold, treat_none_as_default_value = false)]
 struct HoldRow {
     reservation: String,
     musical: String,
@@ -239,11 +239,11 @@ pub(crate) fn hold(
     conn: &mut Conn,
     reservation: Id<MusicalReservations>,
 ) -> Result<Option<SeatHold>> {
-    let row = seat_hold::table
+    let row = on_engine!(conn, |engine| seat_hold::table
         .find(reservation.to_string())
         .select(HoldRow::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.map(SeatHold::try_from).transpose()
 }
 

@@ -194,7 +194,7 @@ async fn whenever_reservation_expired_money(
 async fn whenever_payment_cancelled(others: Others, event: Event<PaymentCancelled>) -> Result<()> {
     let Ok(id) = event.order.parse::<Id<MusicalReservations>>() else { return Ok(()) };
     // One that was never registered is nothing that the customer has heard of.
-    let Some(reservation) = others.store.read(move |conn| store::find(conn, id)).await? else {
+    let Some(reservation) = others.store.look_up(move |conn| store::find(conn, id)).await? else {
         return Ok(());
     };
     let gave_back = event.amount.as_ref().is_some_and(|amount| amount.minor_units > 0);

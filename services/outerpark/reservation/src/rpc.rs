@@ -79,7 +79,7 @@ impl ReservationService for Reservations {
         let id = check.id("name", &request.name);
         check.finish()?;
 
-        let reservation = self.store.read(move |conn| store::own(conn, customer, id)).await?;
+        let reservation = self.store.look_up(move |conn| store::own(conn, customer, id)).await?;
         let quote = self.fee.quote(&reservation, mesh::now()).map_err(mesh::Error::from)?;
         let money = |minor_units| Money { minor_units, ..reservation.amount.clone() };
         let cancellation_quote = Some(api::CancellationQuote {
@@ -146,7 +146,7 @@ impl ReservationService for Reservations {
         let id = check.id("name", &request.name);
         check.finish()?;
 
-        let reservation = self.store.read(move |conn| store::own(conn, customer, id)).await?;
+        let reservation = self.store.look_up(move |conn| store::own(conn, customer, id)).await?;
         Ok(Response::new(api::GetReservationResponse { reservation: Some((&reservation).into()) }))
     }
 
@@ -185,7 +185,7 @@ impl ReservationService for Reservations {
         let resume = check.revision("resume_revision", &request.resume_revision);
         check.finish()?;
 
-        let reservation = self.store.read(move |conn| store::own(conn, customer, id)).await?;
+        let reservation = self.store.look_up(move |conn| store::own(conn, customer, id)).await?;
         let followed = Followed(reservation);
         Ok(Response::new(follow(&self.store, self.stopping.clone(), followed, &resume)?))
     }

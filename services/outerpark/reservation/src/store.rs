@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use diesel::dsl::sum;
 use diesel::prelude::*;
 use mesh::{
-    Accounts, Conn, Error, Id, Money, Page, Result, insert, literal, micros, time_of, update,
+    Accounts, Conn, Error, Id, Money, Page, Result, insert, literal, micros, on_engine, time_of,
+    update,
 };
 
 use crate::domain::{MusicalReservations, Musicals, Performance, Reservation, State};
@@ -40,7 +41,7 @@ diesel::table! {
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = reservation)]
+#[diesel(table_name = reservation, treat_none_as_default_value = false)]
 struct Row {
     name: String,
     customer: String,
@@ -144,8 +145,11 @@ pub(crate) fn save(conn: &mut Conn, changed: &Reservation) -> Result<()> {
 
 /// A reservation, whoever's it is: for policies. None where it was never registered.
 pub(crate) fn find(conn: &mut Conn, id: Id<MusicalReservations>) -> Result<Option<Reservation>> {
-    let row =
-        reservation::table.find(id.to_string()).select(Row::as_select()).first(conn).optional()?;
+    let row = on_engine!(conn, |engine| reservation::table
+        .find(id.to_string())
+        .select(Row::as_select())
+        .first(engine)
+        .optional())?;
     row.map(Reservation::try_from).transpose()
 }
 
@@ -160,12 +164,12 @@ pub(crate) fn own(
     customer: Id<Accounts>,
     id: Id<MusicalReservations>,
 ) -> Result<Reservation> {
-    let row = reservation::table
+    let row = on_engine!(conn, |engine| reservation::table
         .find(id.to_string())
         .filter(reservation::customer.eq(customer.to_string()))
         .select(Row::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     row.ok_or_else(|| Error::NotFound(id.to_string()))?.try_into()
 }
 
@@ -178,14 +182,14 @@ pub(crate) fn list(
 ) -> Result<Vec<Reservation>> {
     // No state has this name: nothing is hidden.
     let hidden = if with_cancelled { "" } else { CANCELLED };
-    let rows: Vec<Row> = reservation::table
+    let rows: Vec<Row> = on_engine!(conn, |engine| reservation::table
         .filter(reservation::customer.eq(customer.to_string()))
         .filter(reservation::state.ne(hidden))
         .filter(reservation::name.lt(page.before()))
         .order(reservation::name.desc())
         .limit(page.limit())
         .select(Row::as_select())
-        .load(conn)?;
+        .load(engine))?;
     rows.into_iter().map(Reservation::try_from).collect()
 }
 
@@ -194,24 +198,24 @@ const STILL_HELD: &str = "state = 'SEATS_RESERVED'";
 
 /// How many seats of a performance this customer holds.
 pub(crate) fn held(conn: &mut Conn, customer: Id<Accounts>, musical: Id<Musicals>) -> Result<i64> {
-    let seats: Option<i64> = reservation::table
+    let seats: Option<i64> = on_engine!(conn, |engine| reservation::table
         .filter(literal(STILL_HELD))
         .filter(reservation::customer.eq(customer.to_string()))
         .filter(reservation::musical.eq(musical.to_string()))
         .select(sum(reservation::seats))
-        .first(conn)?;
+        .first(engine))?;
     Ok(seats.unwrap_or_default())
 }
 
 /// Some holds whose time is over.
 pub(crate) fn overdue(conn: &mut Conn, now: SystemTime) -> Result<Vec<Reservation>> {
-    let rows: Vec<Row> = reservation::table
+    let rows: Vec<Row> = on_engine!(conn, |engine| reservation::table
         .filter(literal(STILL_HELD))
         .filter(reservation::hold_expires.le(micros(now)))
         .order(reservation::hold_expires)
         .limit(100)
         .select(Row::as_select())
-        .load(conn)?;
+        .load(engine))?;
     rows.into_iter().map(Reservation::try_from).collect()
 }
 
@@ -225,7 +229,7 @@ pub(crate) fn prolong_holds(conn: &mut Conn, by: Duration) -> Result<()> {
 }
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = performance)]
+#[diesel(table_name = performance, treat_none_as_default_value = false)]
 struct PerformanceRow {
     name: String,
     title: String,
@@ -277,11 +281,11 @@ pub(crate) fn withdraw_performance(conn: &mut Conn, id: Id<Musicals>) -> Result<
 
 /// What is known of a performance.
 pub(crate) fn performance(conn: &mut Conn, id: Id<Musicals>) -> Result<Performance> {
-    let row = performance::table
+    let row = on_engine!(conn, |engine| performance::table
         .find(id.to_string())
         .select(PerformanceRow::as_select())
-        .first(conn)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     let row = row.ok_or_else(|| Error::NotFound(id.to_string()))?;
     Ok(Performance {
         id,

@@ -3,7 +3,7 @@
 
 use diesel::prelude::*;
 use diesel_migrations::embed_migrations;
-use mesh::{Collection as _, Kit, Migrations, Money, Store, StoreAt, Tx, micros};
+use mesh::{Collection as _, Kit, Migrations, Money, Store, StoreAt, Tx, micros, on_engine};
 
 use crate::domain::{Charge, Payments};
 
@@ -58,11 +58,11 @@ pub(super) fn charge(
         CHARGED => Charge::Approved { reference: key.replacen(Payments::NAME, "simulated", 1) },
         _ => Charge::Declined,
     };
-    let known: Option<String> = provider_charge::table
+    let known: Option<String> = on_engine!(&mut **tx, |engine| provider_charge::table
         .find(key)
         .select(provider_charge::state)
-        .first(&mut **tx)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     if let Some(known) = known {
         return Ok(Decided::Before(answer(&known)));
     }
@@ -72,11 +72,11 @@ pub(super) fn charge(
 
 /// Gives back once under this key, or notes that there must be no charge.
 pub(super) fn refund(tx: &mut Tx<'_>, key: &str, amount: &Money) -> mesh::Result<Decided<()>> {
-    let known: Option<(String, i64, i64)> = provider_charge::table
+    let known: Option<(String, i64, i64)> = on_engine!(&mut **tx, |engine| provider_charge::table
         .find(key)
         .select((provider_charge::state, provider_charge::amount, provider_charge::refunded))
-        .first(&mut **tx)
-        .optional()?;
+        .first(engine)
+        .optional())?;
     match known {
         Some((state, charged, 0)) if state == CHARGED && amount.minor_units > 0 => {
             let refunded = amount.minor_units.min(charged);
