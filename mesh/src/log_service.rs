@@ -1,14 +1,18 @@
 //! Streaming a log (rule G-4): answered for every context of this process.
 //!
 //! The stream is pulled: the next stretch is read when the transport has room for it, so a slow reader costs nothing.
+//! A policy of the same process asks like everybody else, and is then handed the events themselves: they need not be written
+//! out and read again ([`open`]).
 
-use std::pin::Pin;
-use std::sync::Weak;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _, stream};
 use proto::mesh::v1 as api;
 use proto::mesh::v1::ErrorReason;
+use proto::mesh::v1::event_service_client::EventServiceClient;
 use proto::mesh::v1::event_service_server::{EventService, EventServiceServer};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +20,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::caller::Caller;
 use crate::check::Check;
+use crate::client::Channel;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
 use crate::events::{Wanted, refuse_trimmed, remember, stretch};
@@ -49,15 +54,75 @@ impl Events {
     }
 }
 
+/// A stretch of a log, with the events of it that are wanted.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) epoch: Arc<str>,
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+    pub(crate) events: Vec<Arc<api::Event>>,
+    /// The end of the log.
+    pub(crate) head: i64,
+}
+
+/// Batches as they come.
+pub(crate) type Batches = BoxStream<'static, Result<Batch>>;
+
+impl From<Batch> for api::SubscribeResponse {
+    fn from(batch: Batch) -> Self {
+        Self {
+            epoch: batch.epoch.to_string(),
+            from_position: batch.from.unsigned_abs(),
+            to_position: batch.to.unsigned_abs(),
+            events: batch.events.into_iter().map(Arc::unwrap_or_clone).collect(),
+            head_position: batch.head.unsigned_abs(),
+        }
+    }
+}
+
+impl From<api::SubscribeResponse> for Batch {
+    fn from(answer: api::SubscribeResponse) -> Self {
+        let signed = |position| i64::try_from(position).unwrap_or(i64::MAX);
+        Self {
+            epoch: answer.epoch.into(),
+            from: signed(answer.from_position),
+            to: signed(answer.to_position),
+            events: answer.events.into_iter().map(Arc::new).collect(),
+            head: signed(answer.head_position),
+        }
+    }
+}
+
+/// Goes along with a request, and does not leave the process: batches are taken as they are.
+#[derive(Debug, Clone, Copy)]
+struct AsTheyAre;
+
+/// Comes back with the answer to such a request: the batches, which are not in its body.
+#[derive(Clone)]
+struct Apart(Arc<Mutex<Option<Batches>>>);
+
+/// Opens a stream of a log, wherever it is.
+pub(crate) async fn open(channel: Channel, request: api::SubscribeRequest) -> Result<Batches> {
+    let mut request = Request::new(request);
+    request.extensions_mut().insert(AsTheyAre);
+    let mut client = EventServiceClient::new(channel).max_decoding_message_size(64 << 20);
+    let answer = client.subscribe(request).await?;
+    let apart = answer
+        .extensions()
+        .get()
+        .and_then(|Apart(batches)| batches.lock().unwrap_or_else(PoisonError::into_inner).take());
+    Ok(apart.unwrap_or_else(|| answer.into_inner().map(|batch| Ok(batch?.into())).boxed()))
+}
+
 #[tonic::async_trait]
 impl EventService for Events {
-    type SubscribeStream =
-        Pin<Box<dyn Stream<Item = Result<api::SubscribeResponse, Status>> + Send>>;
+    type SubscribeStream = BoxStream<'static, Result<api::SubscribeResponse, Status>>;
 
     async fn subscribe(
         &self,
         request: Request<api::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let as_they_are = request.extensions().get::<AsTheyAre>().is_some();
         let (caller, mut request) = Caller::of(request)?;
         let reader = caller.service().ok_or(Error::Unauthenticated)?;
         let mut check = Check::new();
@@ -77,7 +142,16 @@ impl EventService for Events {
         let after = place(&store, &request).await?;
         remember(&store, &request.policy, &request.partitions, after).await?;
         let wanted = Wanted { types, partitions: request.partitions };
-        Ok(Response::new(Box::pin(stream(store, ending, request.source, after, wanted))))
+        let batches = batches(store, ending, request.source, after, wanted);
+        if !as_they_are {
+            return Ok(Response::new(batches.map(|batch| Ok(batch?.into())).boxed()));
+        }
+        let safe = AssertUnwindSafe(batches).catch_unwind().map(|batch| {
+            batch.unwrap_or_else(|_| Err(Error::internal("panic in a stream of events")))
+        });
+        let mut answer = Response::new(stream::empty().boxed());
+        answer.extensions_mut().insert(Apart(Arc::new(Mutex::new(Some(safe.boxed())))));
+        Ok(answer)
     }
 }
 
@@ -105,21 +179,21 @@ async fn place(store: &Store, request: &api::SubscribeRequest) -> Result<i64> {
     Ok(position)
 }
 
-fn stream(
+fn batches(
     store: Store,
     ending: CancellationToken,
     source: String,
     mut after: i64,
     wanted: Wanted,
-) -> impl Stream<Item = Result<api::SubscribeResponse, Status>> {
+) -> impl Stream<Item = Result<Batch>> {
     let life = store.epoch();
-    let epoch = life.to_string();
-    let answer = move |after: i64, upto: i64, events, head: i64| api::SubscribeResponse {
+    let epoch = life.clone();
+    let answer = move |after: i64, to: i64, events, head: i64| Batch {
         epoch: epoch.clone(),
-        from_position: (after + 1).unsigned_abs(),
-        to_position: upto.unsigned_abs(),
+        from: after + 1,
+        to,
         events,
-        head_position: head.unsigned_abs(),
+        head,
     };
     async_stream::stream! {
         let mut heads = store.head();
@@ -133,7 +207,7 @@ fn stream(
             let head = *heads.borrow_and_update();
             // Another server may have taken over, and the log gone back: who reads it comes again, and hears it.
             if store.epoch() != life {
-                yield Err(Error::unavailable(&source).into());
+                yield Err(Error::unavailable(&source));
                 return;
             }
             if seen < head {
@@ -149,7 +223,7 @@ fn stream(
                         }
                     }
                     Err(error) => {
-                        yield Err(error.into());
+                        yield Err(error);
                         return;
                     }
                 }
@@ -163,11 +237,11 @@ fn stream(
             caught_up = true;
             tokio::select! {
                 () = ending.cancelled() => {
-                    yield Err(Error::unavailable(&source).into());
+                    yield Err(Error::unavailable(&source));
                     return;
                 }
                 changed = heads.changed() => if changed.is_err() {
-                    yield Err(Error::unavailable(&source).into());
+                    yield Err(Error::unavailable(&source));
                     return;
                 },
                 // Covers what was filtered out, so that cursors move on logs that have nothing for them, too.
@@ -182,15 +256,20 @@ fn stream(
 }
 
 /// The events wanted of a stretch: from memory where it was just committed.
-async fn read(store: &Store, after: i64, upto: i64, wanted: &Wanted) -> Result<Vec<api::Event>> {
+async fn read(
+    store: &Store,
+    after: i64,
+    upto: i64,
+    wanted: &Wanted,
+) -> Result<Vec<Arc<api::Event>>> {
     if let Some(recent) = store.recent(after, upto) {
-        return Ok(wanted.among(&recent));
+        return Ok(wanted.among(recent));
     }
     let (source, wanted) = (store.context().to_owned(), wanted.clone());
     let read = store.read(move |conn| {
         let events = stretch(conn, &source, after, upto, &wanted)?;
         refuse_trimmed(conn, &source, after)?;
-        Ok(events)
+        Ok(events.into_iter().map(Arc::new).collect())
     });
     read.await
 }

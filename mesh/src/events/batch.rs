@@ -15,23 +15,29 @@ use super::policy::{Handler, LocalHandler};
 use super::runner::{Backoff, Runner, signed};
 use crate::cause::Cause;
 use crate::error::{Error, Result};
+use crate::log_service::Batch;
 use crate::planted::{Bug, planted};
 use crate::store::Tx;
 use crate::telemetry;
 
+/// How long the effects of events may wait for others, where they come thick and fast.
+const PATIENCE: Duration = Duration::from_millis(10);
+
 impl Runner {
     /// Gives the events of a stretch their effect, and moves the cursors over it.
-    pub(super) async fn apply(
-        self: &Arc<Self>,
-        place: &mut Place,
-        batch: api::SubscribeResponse,
-    ) -> Result<()> {
-        let upto = signed(batch.to_position);
+    pub(super) async fn apply(self: &Arc<Self>, place: &mut Place, batch: Batch) -> Result<()> {
+        let upto = batch.to;
         let wanted = batch.events.into_iter().filter(|event| place.wants(event));
-        let events: Arc<Vec<_>> = Arc::new(wanted.collect());
+        let events: Arc<[_]> = wanted.collect();
         place.read = place.read.max(upto);
-        if self.careful.load(Ordering::Relaxed) == 0 || events.is_empty() {
-            let step = place.step(events.iter(), upto);
+        // What is handled alone need not be split to know what failed.
+        let one_by_one = match &*events {
+            [] => false,
+            [_] => true,
+            [first, ..] => self.must_take_care(first),
+        };
+        if !one_by_one {
+            let step = place.step(&*events, upto);
             if step.is_empty() {
                 return Ok(());
             }
@@ -59,11 +65,11 @@ impl Runner {
     async fn apply_whole(
         self: &Arc<Self>,
         step: &Step,
-        events: &Arc<Vec<api::Event>>,
+        events: &Arc<[Arc<api::Event>]>,
     ) -> Result<()> {
         let (runner, events, step) = (self.clone(), events.clone(), step.clone());
         step!(self.store, "policy.before_effect");
-        let outcome = self.store.write_because(Cause::default(), move |tx| {
+        let outcome = self.store.write_within(PATIENCE, move |tx| {
             for event in events.iter() {
                 runner.react(tx, event)?;
             }
@@ -77,15 +83,15 @@ impl Runner {
         Ok(())
     }
 
-    async fn apply_one(self: &Arc<Self>, step: &Step, event: api::Event) -> Result<()> {
-        let event = Arc::new(event);
+    async fn apply_one(self: &Arc<Self>, step: &Step, event: Arc<api::Event>) -> Result<()> {
         let mut step = step.clone();
         if planted(Bug::CursorBeforeEffect) {
             let (runner, early) = (self.clone(), std::mem::take(&mut step));
             self.store.write(move |tx| runner.advance(tx, &early)).await?;
         }
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-        let care = self.takes_care();
+        let care = self.takes_care(&event);
+        let patience = if care { Duration::ZERO } else { PATIENCE };
         let mut verdict = Verdict::Try;
         loop {
             if matches!(verdict, Verdict::Try) {
@@ -99,7 +105,7 @@ impl Runner {
             step!(self.store, "policy.before_effect");
             let outcome = self
                 .store
-                .write_because(Cause::default(), move |tx| {
+                .write_within(patience, move |tx| {
                     match parked {
                         None => runner.react(tx, &subject)?,
                         Some((attempts, failure)) => {

@@ -14,7 +14,6 @@ use proto::mesh::v1 as api;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::Streaming;
 use tracing::Instrument as _;
 
 use super::cursor::Place;
@@ -22,6 +21,7 @@ use super::parking::Verdict;
 use super::policy::Handler;
 use super::runner::{Backoff, Runner, signed};
 use crate::error::{Error, Result};
+use crate::log_service::{Batch, Batches};
 use crate::store::words;
 use crate::telemetry;
 
@@ -42,7 +42,7 @@ struct Window {
 impl Runner {
     pub(super) async fn follow_calling(
         self: &Arc<Self>,
-        mut stream: Streaming<api::SubscribeResponse>,
+        mut batches: Batches,
         mut place: Place,
         until: Instant,
     ) -> Result<()> {
@@ -58,7 +58,7 @@ impl Runner {
         loop {
             let mut quiet = false;
             tokio::select! {
-                batch = self.next_batch(&mut stream, &place), if window.pending.len() < PENDING => {
+                batch = self.next_batch(&mut batches, &place), if window.pending.len() < PENDING => {
                     match batch? {
                         Some(batch) => {
                             quiet = batch.events.is_empty();
@@ -102,7 +102,7 @@ impl Runner {
         if self.is_behind_parked(&event.subject).await? && self.park_behind(&event).await? {
             return Ok(());
         }
-        let care = self.takes_care();
+        let care = self.takes_care(&event);
         let mut verdict = Verdict::Try;
         loop {
             if matches!(verdict, Verdict::Try) {
@@ -162,9 +162,8 @@ impl Runner {
 }
 
 impl Window {
-    fn take(&mut self, place: &mut Place, batch: api::SubscribeResponse) {
+    fn take(&mut self, place: &mut Place, batch: Batch) {
         for event in batch.events.into_iter().filter(|event| place.wants(event)) {
-            let event = Arc::new(event);
             let partition = i32::try_from(event.partition).unwrap_or_default();
             self.pending.insert(signed(event.position), partition);
             let queue = self.queues.entry(event.subject.clone()).or_default();
@@ -173,16 +172,17 @@ impl Window {
                 self.spawn(event);
             }
         }
-        place.read = place.read.max(signed(batch.to_position));
+        place.read = place.read.max(batch.to);
     }
 
     fn spawn(&mut self, event: Arc<api::Event>) {
         let (runner, places) = (self.runner.clone(), self.places.clone());
-        self.tasks.spawn(async move {
+        // It is large, and would be copied on its way.
+        self.tasks.spawn(Box::pin(async move {
             let _place = places.acquire_owned().await.map_err(Error::internal)?;
             runner.call(event.clone()).await?;
             Ok((event.subject.clone(), signed(event.position)))
-        });
+        }));
     }
 
     /// The partitions of what is done up to here; it is forgotten.

@@ -3,6 +3,8 @@
 //! A file has one process, which has all partitions: one row, changed in place. Processes that share a database share the
 //! sixteen partitions; there a row is added for each step, and the newest counts (`migrations/postgres` says why).
 
+use std::sync::Arc;
+
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
@@ -70,7 +72,7 @@ impl Place {
     /// The cursors to move when these events are done, and all before `upto`.
     pub(super) fn step<'e>(
         &self,
-        events: impl IntoIterator<Item = &'e api::Event> + Clone,
+        events: impl IntoIterator<Item = &'e Arc<api::Event>>,
         upto: i64,
     ) -> Step {
         let partitions =

@@ -98,9 +98,9 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// Those among what a log has in memory that are wanted.
-    pub(crate) fn among(&self, recent: &[Arc<api::Event>]) -> Vec<api::Event> {
-        let wanted = recent.iter().filter(|event| self.has(&event.r#type, event.partition));
-        wanted.map(|event| api::Event::clone(event)).collect()
+    pub(crate) fn among(&self, mut recent: Vec<Arc<api::Event>>) -> Vec<Arc<api::Event>> {
+        recent.retain(|event| self.has(&event.r#type, event.partition));
+        recent
     }
 
     fn has(&self, kind: &str, partition: u32) -> bool {

@@ -53,11 +53,19 @@ impl ParkedRow {
 }
 
 impl Runner {
-    /// Whether this event is one of the first after a start.
-    pub(super) fn takes_care(&self) -> bool {
-        self.careful
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-            .is_ok()
+    /// Whether a process may have died of this event before.
+    pub(super) fn must_take_care(&self, event: &api::Event) -> bool {
+        let is_old = signed(event.position) <= self.old.load(Ordering::Relaxed);
+        is_old && self.careful.load(Ordering::Relaxed) > 0
+    }
+
+    /// As [`Runner::must_take_care`]; it is one of the few with which it is done.
+    pub(super) fn takes_care(&self, event: &api::Event) -> bool {
+        let one_less = || {
+            self.careful
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+        };
+        self.must_take_care(event) && one_less().is_ok()
     }
 
     /// With `care` an event is counted before it is tried: if it kills the process, the next one knows.

@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diesel::prelude::*;
+use futures::TryStreamExt as _;
 use proto::mesh::v1 as api;
-use proto::mesh::v1::event_service_client::EventServiceClient;
 use rand::Rng as _;
 use tokio::time::Instant;
-use tonic::Streaming;
 
 use super::cursor::{self, ALL, Place, Step, place_of};
 use super::policy::{Policy, Start};
 use super::{Generations, Parked, Sources, parking};
 use crate::error::{Error, Result, reason_of};
+use crate::log_service::{self, Batch, Batches};
 use crate::replicas::Share;
 use crate::store::schema::{mesh_attempt, mesh_cursor, mesh_parked};
 use crate::store::{Conn, Store, Tx};
 
-/// After a start so many events are handled one by one, each counted before it is tried: if one of them kills the
-/// process, the count is there after the next start. No batch is larger.
+/// After a start so many of the events that were there before it are handled one by one, each counted before it is tried:
+/// if one of them kills the process, the count is there after the next start. No batch is larger.
 pub(super) const CAREFUL: usize = 256;
 
 /// How long it follows a log before it comes again, so that the log knows how far it is: what is behind it may be trimmed.
@@ -40,6 +40,8 @@ pub(crate) struct Runner {
     /// The events of which the attempts are counted. Only a hint, as above.
     pub(super) counted: Parked,
     pub(super) careful: AtomicUsize,
+    /// The end of the log when it was last begun to follow it: some process may have died of what is up to here.
+    pub(super) old: AtomicI64,
     sources: SourcesOf,
     /// Which partitions are handled here.
     share: Share,
@@ -72,6 +74,7 @@ impl Runner {
             parked: Arc::new(Mutex::new(HashSet::new())),
             counted: Arc::new(Mutex::new(HashSet::new())),
             careful: AtomicUsize::new(CAREFUL),
+            old: AtomicI64::new(0),
             sources: SourcesOf(sources),
             share,
             head: AtomicI64::new(0),
@@ -167,22 +170,19 @@ impl Runner {
             from_now: self.policy.start == Start::Now,
         };
         let channel = (self.sources.0)(&self.policy.source)?;
-        let mut stream = EventServiceClient::new(channel)
-            .max_decoding_message_size(64 << 20)
-            .subscribe(request)
-            .await?
-            .into_inner();
+        let mut batches = log_service::open(channel, request).await?;
         // The first answer says which life of the log this is, and where we begin.
         let first =
-            next(&mut stream).await?.ok_or_else(|| Error::unavailable(&self.policy.source))?;
+            batches.try_next().await?.ok_or_else(|| Error::unavailable(&self.policy.source))?;
+        self.old.store(first.head, Ordering::Relaxed);
         let place = match place {
-            Some(place) if place.epoch == first.epoch => Some(place),
+            Some(place) if *place.epoch == *first.epoch => Some(place),
             Some(_) => {
                 self.go_on_in(first.epoch).await?;
                 self.place(partitions).await?
             }
             None => {
-                self.begin_at(first.epoch, signed(first.from_position) - 1).await?;
+                self.begin_at(first.epoch, first.from - 1).await?;
                 self.place(partitions).await?
             }
         };
@@ -190,9 +190,9 @@ impl Runner {
         backoff.reset();
         let until = Instant::now() + COME_AGAIN;
         if self.policy.calls() {
-            return self.follow_calling(stream, place, until).await;
+            return self.follow_calling(batches, place, until).await;
         }
-        while let Some(batch) = self.next_batch(&mut stream, &place).await? {
+        while let Some(batch) = self.next_batch(&mut batches, &place).await? {
             self.apply(&mut place, batch).await?;
             if Instant::now() > until {
                 break;
@@ -204,18 +204,18 @@ impl Runner {
     /// The next stretch of the log, which must follow on what is behind us: every loss is loud.
     pub(super) async fn next_batch(
         &self,
-        stream: &mut Streaming<api::SubscribeResponse>,
+        batches: &mut Batches,
         place: &Place,
-    ) -> Result<Option<api::SubscribeResponse>> {
-        let Some(batch) = next(stream).await? else { return Ok(None) };
+    ) -> Result<Option<Batch>> {
+        let Some(batch) = batches.try_next().await? else { return Ok(None) };
         step!(self.store, "policy.received");
-        if batch.epoch != place.epoch || signed(batch.from_position) != place.read + 1 {
+        if *batch.epoch != *place.epoch || batch.from != place.read + 1 {
             return Err(Error::internal(format!(
                 "a gap in the log of {}: at {} of {} came {} of {}",
-                self.policy.source, place.read, place.epoch, batch.from_position, batch.epoch
+                self.policy.source, place.read, place.epoch, batch.from, batch.epoch
             )));
         }
-        self.head.store(signed(batch.head_position), Ordering::Relaxed);
+        self.head.store(batch.head, Ordering::Relaxed);
         Ok(Some(batch))
     }
 
@@ -231,7 +231,7 @@ impl Runner {
         Ok(self.place(&everywhere).await?.map_or(0, |place| place.position()))
     }
 
-    async fn begin_at(&self, epoch: String, position: i64) -> Result<()> {
+    async fn begin_at(&self, epoch: Arc<str>, position: i64) -> Result<()> {
         let (key, source, generation) =
             (self.key.clone(), self.policy.source.clone(), self.generation);
         self.store
@@ -249,7 +249,7 @@ impl Runner {
             .await
     }
 
-    async fn go_on_in(&self, epoch: String) -> Result<()> {
+    async fn go_on_in(&self, epoch: Arc<str>) -> Result<()> {
         let (key, source) = (self.key.clone(), self.policy.source.clone());
         self.store.write(move |tx| Ok(cursor::go_on_in(tx, &key, &source, &epoch)?)).await
     }
@@ -308,12 +308,6 @@ pub(super) fn key_of(context: &str, name: &str, generation: i32) -> String {
     } else {
         format!("{context}/{name}@{generation}")
     }
-}
-
-async fn next(
-    stream: &mut Streaming<api::SubscribeResponse>,
-) -> Result<Option<api::SubscribeResponse>> {
-    Ok(stream.message().await?)
 }
 
 pub(super) fn signed(position: u64) -> i64 {

@@ -4,7 +4,7 @@
 //! counted elsewhere, or needs a store, is read when the page is asked for ([`super::readings`]).
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
@@ -90,6 +90,7 @@ struct Inner {
 #[derive(Default)]
 struct Calls {
     under_way: AtomicI64,
+    begun: AtomicBool,
     /// By code; made when a call ends with it for the first time.
     durations: [OnceLock<BoundHistogram<f64>>; CODES.len()],
 }
@@ -127,7 +128,9 @@ impl Metrics {
         let caller = Trace::of_headers(headers);
         let span = call_span(rule, caller);
         let trace = Trace::of_span(&span).or(caller).unwrap_or_else(Trace::begin);
-        self.inner.calls[rule.number].under_way.fetch_add(1, Ordering::Relaxed);
+        let calls = &self.inner.calls[rule.number];
+        calls.under_way.fetch_add(1, Ordering::Relaxed);
+        calls.begun.store(true, Ordering::Relaxed);
         Tracked {
             metrics: self.clone(),
             rule: rule.clone(),
@@ -138,9 +141,11 @@ impl Metrics {
         }
     }
 
-    /// How many calls of a method are under way.
-    pub(super) fn under_way(&self, rule: &Rule) -> i64 {
-        self.inner.calls[rule.number].under_way.load(Ordering::Relaxed)
+    /// How many calls of a method are under way, if there ever was one.
+    pub(super) fn under_way(&self, rule: &Rule) -> Option<i64> {
+        let calls = &self.inner.calls[rule.number];
+        let begun = calls.begun.load(Ordering::Relaxed);
+        begun.then(|| calls.under_way.load(Ordering::Relaxed))
     }
 
     /// The page, in the text format of Prometheus.

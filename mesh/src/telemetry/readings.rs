@@ -113,8 +113,7 @@ pub(super) async fn read(registry: &Registry, metrics: &Metrics) -> Readings {
     let mut readings = Readings::default();
     readings.add(PANICS, panics(), []);
     for rule in Contract::ours().into_iter().flat_map(Contract::rules) {
-        let under_way = metrics.under_way(rule);
-        if under_way > 0 {
+        if let Some(under_way) = metrics.under_way(rule) {
             readings.add(UNDER_WAY, under_way.unsigned_abs(), [("rpc.method", &rule.method)]);
         }
     }
