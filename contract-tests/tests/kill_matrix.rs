@@ -20,7 +20,7 @@ async fn f_01_wherever_somebody_dies_no_film_is_lost_or_doubled() {
 
 #[tokio::test]
 async fn f_01_wherever_somebody_dies_no_seat_is_lost_or_sold_twice() {
-    everybody_dies::<Outerpark>(|_| true).await;
+    Box::pin(everybody_dies::<Outerpark>(|_| true)).await;
 }
 
 #[tokio::test]

@@ -71,10 +71,11 @@ where
     let tasks = scope.tasks.clone().unwrap_or_default();
     let task = tasks.spawn(scope.around(work));
     match task.await {
-        Ok(output) => output,
+        Ok(Some(output)) => output,
+        // The context was made to end, and this work with it.
+        Ok(None) => std::future::pending().await,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The context was made to end, and this work with it.
             Err(_) => std::future::pending().await,
         },
     }

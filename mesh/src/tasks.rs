@@ -1,10 +1,10 @@
 //! Work that a context has begun, so that none outlives it.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
@@ -28,23 +28,21 @@ pub(crate) async fn blocking<T: Send + 'static>(
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
-    handles: Arc<Mutex<Vec<AbortHandle>>>,
+    aborted: CancellationToken,
 }
 
 impl Tasks {
-    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    /// Begins one; there is no output of one that is aborted.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<Option<F::Output>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let task = self.tracker.spawn(telemetry::along(task.in_current_span()));
-        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only before it would grow: with many under way, each look at all of them must pay.
-        if handles.len() == handles.capacity() {
-            handles.retain(|handle| !handle.is_finished());
-        }
-        handles.push(task.abort_handle());
-        task
+        // It is large, and would be copied into each of these.
+        let task = Box::pin(task);
+        // A handle of each would keep its memory, long after it has ended.
+        let task = self.aborted.clone().run_until_cancelled_owned(task);
+        self.tracker.spawn(telemetry::along(task.in_current_span()))
     }
 
     /// Waits until all have ended; after `patience` they are made to.
@@ -58,9 +56,7 @@ impl Tasks {
 
     pub(crate) async fn abort(&self) {
         self.tracker.close();
-        for handle in self.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            handle.abort();
-        }
+        self.aborted.cancel();
         self.tracker.wait().await;
     }
 }
