@@ -572,8 +572,8 @@ impl Lane {
                 AnsiTransactionManager::commit_transaction(sqlite)?;
             }
         }
-        // Before anybody hears of it.
         self.committed = Instant::now();
+        // Before anybody hears of it.
         self.tail.extend(self.ledger.events.drain(..));
         self.progress.tell(self.head);
         Ok(())

@@ -9,6 +9,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -59,14 +60,15 @@ struct Told {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_seat_is_sold_twice_whatever_dies_when() {
     let folder = tempfile::tempdir().expect("a folder");
-    prove(folder.path()).await;
+    prove(folder.path(), 500..2500).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_seat_is_sold_twice_whatever_dies_when_on_postgresql() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(_database) = on_postgres(folder.path()).await else { return };
-    prove(folder.path()).await;
+    // For four seconds the dead one's partitions are still its own: who lives no longer does little.
+    prove(folder.path(), 500..7000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,16 +84,16 @@ async fn no_seat_is_sold_twice_whatever_dies_when_each_context_is_a_process_on_p
     prove_with_processes(folder.path()).await;
 }
 
-/// One process has all of it, and is killed again and again.
-async fn prove(data: &Path) {
+/// One process has all of it, and is killed again and again, after so many milliseconds.
+async fn prove(data: &Path, life: Range<u64>) {
     let seconds = setting("OVERSELL_SECONDS", 15);
     let mut random = random();
     let mut up = Up::start_with(data, &WORLD).await;
     let rush = Rush::begin(data, &up, BUYERS, &mut random).await;
     let mut kills = 0;
-    while rush.begun.elapsed() < Duration::from_secs(seconds) || rush.goes_on() {
+    while rush.begun.elapsed() < Duration::from_secs(seconds) || kills < 6 || rush.goes_on() {
         // The moment of a kill is what is random here, not a wait for something.
-        tokio::time::sleep(Duration::from_millis(random.random_range(500..2500))).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(life.clone()))).await;
         up.kill().await;
         kills += 1;
         up = Up::start_with(data, &WORLD).await;
@@ -102,7 +104,6 @@ async fn prove(data: &Path) {
     assert_eq!(status, Some(0), "{said}");
     end.is_fair();
     println!("kills {kills}");
-    assert!(kills > 3, "too little happened");
 }
 
 /// Each context has a process of its own, customers call another one, and every one of them is killed, alone or together
