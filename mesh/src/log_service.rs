@@ -23,7 +23,7 @@ use crate::check::Check;
 use crate::client::Channel;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
-use crate::events::{Wanted, refuse_trimmed, remember, stretch};
+use crate::events::{Wanted, refuse_trimmed, remember, signed, stretch};
 use crate::partition::PARTITIONS;
 use crate::registry::Registry;
 use crate::store::Store;
@@ -82,7 +82,6 @@ impl From<Batch> for api::SubscribeResponse {
 
 impl From<api::SubscribeResponse> for Batch {
     fn from(answer: api::SubscribeResponse) -> Self {
-        let signed = |position| i64::try_from(position).unwrap_or(i64::MAX);
         Self {
             epoch: answer.epoch.into(),
             from: signed(answer.from_position),
@@ -163,7 +162,7 @@ fn is_policy_of(context: &str, policy: &str) -> bool {
 async fn place(store: &Store, request: &api::SubscribeRequest) -> Result<i64> {
     let head = *store.head().borrow();
     let Some(after) = &request.after else { return Ok(if request.from_now { head } else { 0 }) };
-    let position = i64::try_from(after.position).unwrap_or(i64::MAX);
+    let position = signed(after.position);
     if *after.epoch != *store.epoch() && !store.goes_on(&after.epoch, position).await? {
         let reason = ErrorReason::EpochChanged.as_str_name();
         let message = format!("the log of {} has begun a new epoch", request.source);

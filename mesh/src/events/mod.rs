@@ -26,7 +26,7 @@ pub(crate) use log::{Wanted, by_subject, micros_of, stretch, timestamp};
 pub(crate) use parking::{Parked, ParkedRow, count_parked, forget_crashes, list_parked};
 pub use policy::{Calling, Policy, Whenever, calling, whenever};
 pub(crate) use readers::{Trimmed, refuse_trimmed, remember, trim};
-pub(crate) use runner::Runner;
+pub(crate) use runner::{Runner, signed};
 pub use view::{Discard, Generations, View};
 
 use crate::cause::Cause;

@@ -310,7 +310,7 @@ pub(super) fn key_of(context: &str, name: &str, generation: i32) -> String {
     }
 }
 
-pub(super) fn signed(position: u64) -> i64 {
+pub(crate) fn signed(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! SQLite has one writer at a time. Threads that fight for that place wait unfairly and fail when they lose; one thread
 //! with a queue does neither, and it can put everything that waits into one commit, which costs one flush. Each
-//! command has a savepoint of its own, so that one that fails takes no other with it; what the kit itself writes, it writes
+//! command but the first has a savepoint of its own, so that one that fails takes no other with it; what the kit itself writes, it writes
 //! once for all of them ([`super::ledger`]). Answers go out after the commit.
 //!
 //! On PostgreSQL it is the same, and the writers of several processes take turns ([`super::postgres`]).
@@ -487,7 +487,7 @@ impl Lane {
         outcome
     }
 
-    /// Does a job behind a savepoint of its own.
+    /// Does a job, so that it can be undone alone.
     fn attempt(&mut self, job: &mut dyn Job) -> Result<(), Undone> {
         self.savepoint.before_job(&mut self.conn)?;
         let cause = job.cause();
