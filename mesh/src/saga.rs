@@ -187,7 +187,7 @@ impl<S: CallThenRegister> Saga<S> {
     pub async fn run<C, F>(&self, caller: &Caller, command: &C, decide: F) -> Result<S::Answer>
     where
         C: Command,
-        F: FnOnce(&mut Tx<'_>) -> Result<S::Order> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<S::Order> + Clone + Send + 'static,
     {
         let cause = Cause::current(&id_of(command));
         let order = match self.store_intent(caller, command, cause.clone(), decide).await? {
@@ -215,7 +215,7 @@ impl<S: CallThenRegister> Saga<S> {
     ) -> Result<Sent<S::Order, S::Answer>>
     where
         C: Command,
-        F: FnOnce(&mut Tx<'_>) -> Result<S::Order> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<S::Order> + Clone + Send + 'static,
     {
         let (caller, hash) = (caller.key(), fingerprint(command));
         self.store
@@ -369,7 +369,7 @@ impl<S: CallThenRegister> Saga<S> {
     /// Step 3c, second half: undone when, and only when, the callee says so.
     async fn undo(&self, order: S::Order) {
         let name = S::name(&order).to_owned();
-        let failure = part!(self, "saga.undo", self.steps.undo(order.clone())).err();
+        let failure = part!(self, "saga.undo", self.steps.undo(order.clone())).err().map(|error| error.to_string());
         step!(self.store, "saga.undone");
         let outcome = self
             .store
@@ -378,10 +378,10 @@ impl<S: CallThenRegister> Saga<S> {
                     set_state(tx, &name, VOIDING, VOIDED)?;
                     free_request_id(tx, &name)
                 }
-                Some(error) => {
+                Some(failure) => {
                     let values = (
                         mesh_intent::undo_attempts.eq(mesh_intent::undo_attempts + 1),
-                        mesh_intent::last_failure.eq(error.to_string()),
+                        mesh_intent::last_failure.eq(failure),
                     );
                     diesel::update(mesh_intent::table.find(name)).set(values).execute(&mut **tx)?;
                     Ok(())

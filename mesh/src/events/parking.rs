@@ -117,7 +117,7 @@ impl Runner {
     async fn count(
         &self,
         event: &api::Event,
-        change: impl FnOnce(&mut (i32, i32)) + Send + 'static,
+        change: impl FnOnce(&mut (i32, i32)) + Clone + Send + 'static,
     ) -> Result<(i32, i32)> {
         let (key, event_id) = (self.key.clone(), event.event_id.clone());
         lock(&self.counted).insert(event_id.clone());

@@ -3,13 +3,14 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 use diesel_migrations::EmbeddedMigrations;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use super::open::{Failure, OpenError};
 use super::schema::{mesh_cursor, mesh_event_head, mesh_meta};
@@ -30,20 +31,21 @@ impl Store {
     /// Waits for the writer's place and keeps it: whoever writes waits until the answer is dropped.
     pub(crate) async fn hold(&self) -> Result<Hold> {
         let (release, released) = std::sync::mpsc::channel();
-        let (reached, held) = oneshot::channel();
+        let released = Arc::new(Mutex::new(released));
+        let (reached, mut held) = mpsc::channel(1);
         let store = self.clone();
         // In a task of its own: it ends when the place is given back, not before.
         tokio::spawn(async move {
             let work = move |_: &mut super::Tx<'_>| {
-                let _ = reached.send(());
+                let _ = reached.try_send(());
                 // An error says that the other side is gone, which is what we wait for.
-                let _ = released.recv();
+                let _ = released.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 Ok(())
             };
             store.write(work).await
         });
-        match tokio::time::timeout(PATIENCE, held).await {
-            Ok(Ok(())) => Ok(Hold(release)),
+        match tokio::time::timeout(PATIENCE, held.recv()).await {
+            Ok(Some(())) => Ok(Hold(release)),
             _ => Err(Error::unavailable(self.context())),
         }
     }

@@ -87,7 +87,7 @@ impl Ledger {
         self.numbers.clear();
     }
 
-    /// The next number of a series. What a job that is undone has taken is given to nobody.
+    /// The next number of a series. What a job has taken that is undone, nobody has seen: it may be given again.
     pub(super) fn next_of(&mut self, series: &'static Series, conn: &mut Conn) -> QueryResult<i64> {
         let known = self.numbers.iter().position(|(of, _)| std::ptr::eq(*of, series));
         let at = match known {

@@ -224,11 +224,12 @@ impl Store {
     }
 
     /// Runs `work` in a transaction. It is committed with what it published, or not at all; the answer comes after
-    /// the commit. An error or a panic rolls back this work alone, whatever else shares the commit.
+    /// the commit. An error or a panic rolls back this work alone, whatever else shares the commit; for that the work of
+    /// others may be done again from its beginning, so what it does beside the transaction must not count.
     pub async fn write<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Clone + Send + 'static,
     {
         self.write_because(Cause::current(""), work).await
     }
@@ -237,7 +238,7 @@ impl Store {
     pub async fn write_because<T, F>(&self, cause: Cause, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Clone + Send + 'static,
     {
         self.inner.writer.run(Asked { cause, ..Asked::default() }, work).await
     }
@@ -247,7 +248,7 @@ impl Store {
     pub(crate) async fn write_within<T, F>(&self, patience: Duration, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Clone + Send + 'static,
     {
         self.inner.writer.run(Asked { patience, ..Asked::default() }, work).await
     }
@@ -256,7 +257,7 @@ impl Store {
     async fn write_once<T, F>(&self, cause: Cause, request: Arc<Request>, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Clone + Send + 'static,
     {
         self.inner
             .writer

@@ -27,7 +27,7 @@ impl Store {
     where
         C: Command,
         R: Message + Default + 'static,
-        F: FnOnce(&mut Tx<'_>) -> Result<R> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<R> + Clone + Send + 'static,
     {
         #[cfg(feature = "chaos")]
         if planted(Bug::AnswerApart) {
@@ -40,7 +40,7 @@ impl Store {
     where
         C: Command,
         R: Message + Default + 'static,
-        F: FnOnce(&mut Tx<'_>) -> Result<R> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<R> + Clone + Send + 'static,
     {
         let (caller, id) = (caller.key(), id_of(command));
         let cause = Cause::current(&id);
@@ -70,14 +70,16 @@ impl Store {
     where
         C: Command,
         R: Message + Default + 'static,
-        F: FnOnce(&mut Tx<'_>) -> Result<R> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<R> + Clone + Send + 'static,
     {
         let known = self.once_together(caller, command, |_| Err::<R, _>(Error::StillRunning)).await;
         if !matches!(known, Err(Error::StillRunning)) {
             return known;
         }
         let answer = self.write_because(Cause::current(&id_of(command)), work).await?;
-        self.once_together(caller, command, move |_| Ok(answer)).await
+        let answer = answer.encode_to_vec();
+        let again = move |_: &mut Tx<'_>| R::decode(&answer[..]).map_err(Error::internal);
+        self.once_together(caller, command, again).await
     }
 
     /// Forgets some answers that are older than `age`: how many.

@@ -1,7 +1,8 @@
 //! The savepoint that a job has in a transaction which it shares with others: what fails takes nothing else with it.
 //!
-//! SQLite keeps a copy of each page that is written behind a savepoint. The first job of a transaction needs none: there is
-//! nothing else yet that could be lost.
+//! SQLite keeps a copy of each page that is written behind a savepoint, and most jobs do not fail. So in a file they have
+//! none: for one that fails the transaction is rolled back, and what else it had is done again. Where that happens,
+//! the next ones have savepoints for a while. On a server, where whoever rolls back loses the writer's place, each has one.
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager};
 use diesel::prelude::*;
@@ -29,10 +30,11 @@ pub(super) enum Savepoint {
 }
 
 impl Savepoint {
-    /// A job is about to be done.
-    pub(super) fn before_job(&mut self, conn: &mut Conn) -> QueryResult<()> {
+    /// A job is about to be done. Where the writer is `wary`, it may be one that fails.
+    pub(super) fn before_job(&mut self, conn: &mut Conn, wary: bool) -> QueryResult<()> {
         *self = match self {
             Self::NotYet | Self::Fresh => return Ok(()),
+            Self::Missing if !wary => return Ok(()),
             Self::Missing => {
                 plain(conn, SAVE)?;
                 Self::Fresh
@@ -53,12 +55,12 @@ impl Savepoint {
         };
     }
 
-    /// Undoes what the job did.
+    /// Undoes what the job did; where it has no savepoint, all that was done.
     pub(super) fn back(self, conn: &mut Conn) -> QueryResult<()> {
         match (self, conn) {
             // Where a statement has failed, none can be prepared.
             (_, Conn::Postgres(pg)) => pg.batch_execute(BACK),
-            (Self::NotYet, Conn::Sqlite(sqlite)) => {
+            (Self::NotYet | Self::Missing, Conn::Sqlite(sqlite)) => {
                 AnsiTransactionManager::rollback_transaction(sqlite)?;
                 AnsiTransactionManager::begin_transaction_sql(sqlite, BEGIN)
             }

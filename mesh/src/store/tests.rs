@@ -88,27 +88,10 @@ fn commits(store: &Store) -> u64 {
     *store.commits().borrow()
 }
 
-/// Holds the writer up until the sender is dropped, so that what is sent meanwhile shares one commit.
-async fn hold(store: &Store) -> (mpsc::Sender<()>, impl Future<Output = Result<()>>) {
-    let (release, held) = mpsc::channel::<()>();
-    let (begun, reached) = tokio::sync::oneshot::channel();
-    let store = store.clone();
-    let work = tokio::spawn(async move {
-        let write = store.write(move |_| {
-            let _ = begun.send(());
-            let _ = held.recv();
-            Ok(())
-        });
-        write.await
-    });
-    reached.await.unwrap();
-    (release, async move { work.await.unwrap() })
-}
-
 #[tokio::test]
 async fn g2_events_and_state_are_one_transaction() {
     let (_folder, store) = open();
-    let (release, held) = hold(&store).await;
+    let hold = store.hold().await.unwrap();
     let before = commits(&store);
     let write = |subject: &'static str, end: fn() -> Result<()>| {
         store.write(move |tx| {
@@ -122,11 +105,7 @@ async fn g2_events_and_state_are_one_transaction() {
         write("accounts/panicked", || panic!("as planned")),
         write("accounts/last", || Ok(())),
     ];
-    let release = async {
-        drop(release);
-        held.await
-    };
-    let (outcomes, _) = tokio::join!(join_all(writes), release);
+    let (outcomes, ()) = tokio::join!(join_all(writes), async { drop(hold) });
     assert!(outcomes[0].is_ok() && outcomes[3].is_ok(), "{outcomes:?}");
     assert!(matches!(outcomes[1], Err(Error::NotFound(_))), "{outcomes:?}");
     assert!(matches!(&outcomes[2], Err(error @ Error::Internal(_))
@@ -140,7 +119,7 @@ async fn g2_events_and_state_are_one_transaction() {
 #[tokio::test]
 async fn g2_a_panic_in_a_nested_transaction_rolls_back_its_own_work_alone() {
     let (folder, store) = open();
-    let (release, held) = hold(&store).await;
+    let hold = store.hold().await.unwrap();
     let first = store.write(|tx| happen(tx, "accounts/first"));
     let panics = store.write(|tx| {
         happen(tx, "accounts/panicked")?;
@@ -151,11 +130,8 @@ async fn g2_a_panic_in_a_nested_transaction_rolls_back_its_own_work_alone() {
         Ok(())
     });
     let last = store.write(|tx| happen(tx, "accounts/last"));
-    let release = async {
-        drop(release);
-        held.await
-    };
-    let (first, panicked, last, _) = tokio::join!(first, panics, last, release);
+    let (first, panicked, last, ()) =
+        tokio::join!(first, panics, last, async { drop(hold) });
     assert!(first.is_ok() && panicked.is_err() && last.is_ok(), "{first:?} {panicked:?} {last:?}");
     store.crash().await;
     let store = try_open("identity", folder.path()).unwrap();
@@ -168,18 +144,14 @@ async fn g2_a_panic_in_a_nested_transaction_rolls_back_its_own_work_alone() {
 async fn g2_wherever_in_a_commit_work_fails_it_takes_nothing_else_with_it() {
     for failing in 0..3 {
         let (_folder, store) = open();
-        let (release, held) = hold(&store).await;
+        let hold = store.hold().await.unwrap();
         let writes = (0..3).map(|number| {
             store.write(move |tx| {
                 happen(tx, &format!("accounts/{number}"))?;
                 if number == failing { Err(Error::NotFound("it".to_owned())) } else { Ok(()) }
             })
         });
-        let (outcomes, _) = tokio::join!(join_all(writes), async {
-            // It has done nothing that a savepoint would be for.
-            drop(release);
-            held.await
-        });
+        let (outcomes, ()) = tokio::join!(join_all(writes), async { drop(hold) });
         let kept: Vec<i64> = (0..3).filter(|number| *number != failing).collect();
         for (number, outcome) in outcomes.iter().enumerate() {
             assert_eq!(outcome.is_ok(), kept.contains(&(number as i64)), "{failing}: {outcomes:?}");
@@ -196,10 +168,11 @@ async fn the_first_work_of_a_commit_fails_and_what_comes_with_it_is_kept() {
     let (_folder, store) = open();
     let (begun, reached) = tokio::sync::oneshot::channel();
     let (release, held) = mpsc::channel::<()>();
+    let (begun, held) = (Arc::new(Mutex::new(Some(begun))), Arc::new(Mutex::new(held)));
     let first = store.write(move |tx| -> Result<()> {
         happen(tx, "accounts/failed")?;
-        let _ = begun.send(());
-        let _ = held.recv();
+        let _ = begun.lock().unwrap().take().unwrap().send(());
+        let _ = held.lock().unwrap().recv();
         Err(Error::NotFound("it".to_owned()))
     });
     let second = async {
@@ -214,6 +187,36 @@ async fn the_first_work_of_a_commit_fails_and_what_comes_with_it_is_kept() {
     let (rows, events) = contents(&store).await;
     assert_eq!(rows, ["accounts/kept"]);
     assert_eq!(events, [(1, "accounts/kept".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn what_shares_a_commit_with_a_failure_is_done_again_and_soon_after_it_is_not() {
+    let (_folder, store) = open();
+    // How often work was begun that comes together: some of it fails.
+    let begin = async |failing: &[usize]| {
+        let begun: Arc<[AtomicUsize]> = (0..4).map(|_| AtomicUsize::new(0)).collect();
+        let hold = store.hold().await.unwrap();
+        let writes = (0..begun.len()).map(|number| {
+            let (begun, fails) = (begun.clone(), failing.contains(&number));
+            store.write(move |tx| {
+                begun[number].fetch_add(1, Ordering::Relaxed);
+                happen(tx, &format!("accounts/{number}"))?;
+                if fails { Err(Error::NotFound("it".to_owned())) } else { Ok(()) }
+            })
+        });
+        let (outcomes, ()) = tokio::join!(join_all(writes), async { drop(hold) });
+        for (number, outcome) in outcomes.iter().enumerate() {
+            assert_eq!(outcome.is_err(), failing.contains(&number), "{outcomes:?}");
+        }
+        begun.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>()
+    };
+    assert_eq!(begin(&[]).await, [1, 1, 1, 1]);
+    assert_eq!(begin(&[2, 3]).await, [2, 2, 1, 1], "only once for all that fails");
+    assert_eq!(begin(&[3]).await, [1, 1, 1, 1], "each has a savepoint now");
+    for number in 0..writer::WARY {
+        store.write(move |tx| happen(tx, &format!("accounts/{number}"))).await.unwrap();
+    }
+    assert_eq!(begin(&[1]).await, [2, 1, 1, 1], "and by now none");
 }
 
 /// Numbers in the place of the end of the log.
@@ -236,7 +239,7 @@ static NUMBERS: Series = Series {
 #[tokio::test]
 async fn numbers_of_a_series_follow_each_other_and_are_written_down_once_a_commit() {
     let (folder, store) = open();
-    let (release, held) = hold(&store).await;
+    let hold = store.hold().await.unwrap();
     let take = |keep: bool| {
         store.write(move |tx| {
             let numbers = (tx.next_of(&NUMBERS)?, tx.next_of(&NUMBERS)?);
@@ -244,21 +247,18 @@ async fn numbers_of_a_series_follow_each_other_and_are_written_down_once_a_commi
         })
     };
     let together = join_all([take(true), take(false), take(true)]);
-    let (taken, _) = tokio::join!(together, async {
-        drop(release);
-        held.await
-    });
+    let (taken, ()) = tokio::join!(together, async { drop(hold) });
     assert_eq!(*taken[0].as_ref().unwrap(), (1, 2));
-    assert_eq!(*taken[2].as_ref().unwrap(), (5, 6), "what was undone is given to nobody");
+    assert_eq!(*taken[2].as_ref().unwrap(), (3, 4), "nobody has seen what was undone");
     let count = async |store: &Store| {
         let count = |conn: &mut Conn| Ok(handled::table.count().get_result::<i64>(conn)?);
         store.read(count).await.unwrap()
     };
     assert_eq!(count(&store).await, 1);
-    assert_eq!(take(true).await.unwrap(), (7, 8));
+    assert_eq!(take(true).await.unwrap(), (5, 6));
     let store = reopen(&folder, store).await;
     let next = store.write(|tx| Ok(tx.next_of(&NUMBERS)?)).await;
-    assert_eq!(next.unwrap(), 9);
+    assert_eq!(next.unwrap(), 7);
     assert_eq!(count(&store).await, 3);
 }
 
@@ -324,15 +324,14 @@ async fn a_write_whose_deadline_has_passed_is_not_done() {
     let (_folder, store) = open();
     let within =
         |time: Duration| Scope { deadline: Some(Instant::now() + time), ..Scope::default() };
-    let (release, held) = hold(&store).await;
+    let hold = store.hold().await.unwrap();
     let expires = Duration::from_millis(20);
     let waits = within(expires).around(store.write(|tx| happen(tx, "accounts/waits")));
     let release = async {
         tokio::time::sleep_until(Instant::now() + expires).await;
-        drop(release);
-        held.await
+        drop(hold);
     };
-    let (waited, _) = tokio::join!(waits, release);
+    let (waited, ()) = tokio::join!(waits, release);
     assert!(matches!(waited, Err(Error::DeadlineExceeded)), "it expired in the queue: {waited:?}");
     let slow = store.write(move |tx| {
         happen(tx, "accounts/slow")?;

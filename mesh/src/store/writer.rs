@@ -1,9 +1,9 @@
 //! The one writer of a store: a thread that commits many commands in one transaction.
 //!
 //! SQLite has one writer at a time. Threads that fight for that place wait unfairly and fail when they lose; one thread
-//! with a queue does neither, and it can put everything that waits into one commit, which costs one flush. Each
-//! command but the first has a savepoint of its own, so that one that fails takes no other with it; what the kit itself writes, it writes
-//! once for all of them ([`super::ledger`]). Answers go out after the commit.
+//! with a queue does neither, and it can put everything that waits into one commit, which costs one flush. A command that
+//! fails takes no other with it ([`super::savepoint`]); what the kit itself writes, it writes once for all of them
+//! ([`super::ledger`]). Answers go out after the commit.
 //!
 //! On PostgreSQL it is the same, and the writers of several processes take turns ([`super::postgres`]).
 
@@ -46,6 +46,9 @@ const BATCH_TIME: Duration = Duration::from_millis(10);
 /// How often a batch that has nothing more to do gives its place on the processor away before it is committed: where others
 /// are about to bring something, it costs less than a commit of its own; where nobody is, it is no time at all.
 const COURTESY: u32 = 2;
+/// So many commits are made with savepoints when work had to be done again for want of one: what fails once soon fails
+/// again.
+pub(super) const WARY: u32 = 100;
 
 pub(super) struct Writer {
     context: Arc<str>,
@@ -73,8 +76,8 @@ trait Job: Send {
     fn patience(&self) -> Duration;
     /// What it is, if the same may have been done before.
     fn request(&self) -> Option<&Request>;
-    fn cause(&mut self) -> Cause;
-    /// Does it; whether it is to be kept.
+    fn cause(&self) -> Cause;
+    /// Does it, perhaps again; whether it is to be kept.
     fn run(&mut self, tx: &mut Tx<'_>) -> bool;
     /// Answers: its own outcome, or that it did not come to be.
     fn answer(self: Box<Self>, fate: Result<()>);
@@ -93,7 +96,7 @@ pub(super) struct Asked {
 struct Write<T, F> {
     deadline: Option<Instant>,
     asked: Asked,
-    work: Option<F>,
+    work: F,
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
 }
@@ -101,7 +104,7 @@ struct Write<T, F> {
 impl<T, F> Job for Write<T, F>
 where
     T: Send,
-    F: FnOnce(&mut Tx<'_>) -> Result<T> + Send,
+    F: FnOnce(&mut Tx<'_>) -> Result<T> + Clone + Send,
 {
     fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -115,12 +118,12 @@ where
         self.asked.patience
     }
 
-    fn cause(&mut self) -> Cause {
-        std::mem::take(&mut self.asked.cause)
+    fn cause(&self) -> Cause {
+        self.asked.cause.clone()
     }
 
     fn run(&mut self, tx: &mut Tx<'_>) -> bool {
-        let Some(work) = self.work.take() else { return false };
+        let work = self.work.clone();
         let outcome = catch_unwind(AssertUnwindSafe(|| work(tx))).unwrap_or_else(|panic| {
             Err(Error::internal(format!("panic in a transaction: {}", words(&*panic))))
         });
@@ -158,8 +161,10 @@ impl Writer {
             context: context.clone(),
             conn,
             head,
+            head_before: head,
             ledger: Ledger::default(),
             savepoint: Savepoint::NotYet,
+            wary: 0,
             committed: Instant::now(),
             tail: tail.clone(),
             progress,
@@ -221,17 +226,11 @@ impl Writer {
     pub(super) async fn run<T, F>(&self, asked: Asked, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Clone + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         let deadline = scope::deadline();
-        let job = Message::Run(Box::new(Write {
-            deadline,
-            asked,
-            work: Some(work),
-            outcome: None,
-            reply,
-        }));
+        let job = Message::Run(Box::new(Write { deadline, asked, work, outcome: None, reply }));
         let sent = match deadline {
             Some(at) => {
                 timeout_at(at, self.queue.send(job)).await.map_err(|_| Error::DeadlineExceeded)?
@@ -277,9 +276,13 @@ struct Lane {
     context: Arc<str>,
     conn: Conn,
     head: i64,
+    /// What it was before the transaction.
+    head_before: i64,
     /// What the transaction will have written of the kit's own.
     ledger: Ledger,
     savepoint: Savepoint,
+    /// How many commits are still made with savepoints.
+    wary: u32,
     /// When the last commit was.
     committed: Instant,
     tail: Tail,
@@ -356,7 +359,7 @@ impl Lane {
             first.answer(Err(Error::unavailable(&self.context)));
             return None;
         }
-        let head_before = self.head;
+        self.head_before = self.head;
         self.ledger.clear();
         let begun = Instant::now();
         let mut kept = Vec::new();
@@ -397,7 +400,7 @@ impl Lane {
             }
         };
         step_of_lane!(self, "store.before_commit", jobs);
-        match outcome.and_then(|()| self.commit(head_before)) {
+        match outcome.and_then(|()| self.commit()) {
             Ok(()) => {
                 step_of_lane!(self, "store.after_commit", jobs);
                 self.writes.fetch_add(kept.len() as u64, Ordering::Relaxed);
@@ -408,7 +411,7 @@ impl Lane {
             Err(error) => {
                 tracing::error!(context = %self.context, %error, "a commit failed: everything in it is undone");
                 self.roll_back();
-                self.head = head_before;
+                self.head = self.head_before;
                 for job in kept {
                     job.answer(Err(Error::unavailable(&self.context)));
                 }
@@ -479,7 +482,7 @@ impl Lane {
         self.head = head;
         self.ledger.back_to(mark);
         let (fate, outcome) = match undone {
-            Undone::Job(fate) => (fate, self.savepoint.back(&mut self.conn)),
+            Undone::Job(fate) => (fate, self.take_back(kept)),
             Undone::Transaction(error) => (Ok(()), Err(error)),
         };
         // With the savepoint the transaction is gone: SQLite rolls it all back when the disk is full.
@@ -487,9 +490,22 @@ impl Lane {
         outcome
     }
 
+    /// Undoes what a job did that failed: back to its savepoint or, where it has none, by doing again what else the
+    /// transaction has.
+    fn take_back(&mut self, kept: &mut Vec<Box<dyn Job>>) -> QueryResult<()> {
+        self.savepoint.back(&mut self.conn)?;
+        if !matches!(self.savepoint, Savepoint::Missing) {
+            return Ok(());
+        }
+        (self.savepoint, self.wary) = (Savepoint::NotYet, WARY);
+        self.head = self.head_before;
+        self.ledger.clear();
+        std::mem::take(kept).into_iter().try_for_each(|job| self.run(job, kept))
+    }
+
     /// Does a job, so that it can be undone alone.
     fn attempt(&mut self, job: &mut dyn Job) -> Result<(), Undone> {
-        self.savepoint.before_job(&mut self.conn)?;
+        self.savepoint.before_job(&mut self.conn, self.wary > 0)?;
         let cause = job.cause();
         let mut tx = Tx {
             conn: &mut self.conn,
@@ -554,7 +570,7 @@ impl Lane {
         }
     }
 
-    fn commit(&mut self, head_before: i64) -> QueryResult<()> {
+    fn commit(&mut self) -> QueryResult<()> {
         #[cfg(feature = "chaos")]
         if crate::world::commit_fails(&self.context) {
             return Err(diesel::result::Error::RollbackTransaction);
@@ -563,7 +579,7 @@ impl Lane {
         match &mut self.conn {
             Conn::Postgres(pg) => AnsiTransactionManager::commit_transaction(pg)?,
             Conn::Sqlite(_) => {
-                if self.head != head_before {
+                if self.head != self.head_before {
                     let head = mesh_event_head::position.eq(self.head);
                     update(mesh_event_head::table, mesh_event_head::one.eq(1), head)
                         .execute(&mut self.conn)?;
@@ -573,6 +589,7 @@ impl Lane {
             }
         }
         self.committed = Instant::now();
+        self.wary = self.wary.saturating_sub(1);
         // Before anybody hears of it.
         self.tail.extend(self.ledger.events.drain(..));
         self.progress.tell(self.head);

@@ -1,7 +1,7 @@
 //! Backups: one moment for all stores, and a new epoch for what is restored.
 
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -9,7 +9,6 @@ use mesh::{Mesh, Options, reason_of};
 use mesh_testing::{TestMesh, bad_fields, eventually, request_id};
 use proto::mesh::v1 as api;
 use proto::mesh::v1::event_service_client::EventServiceClient;
-use tokio::sync::oneshot;
 use tonic::Status;
 
 use crate::stand_in::*;
@@ -103,16 +102,17 @@ async fn a_backup_waits_for_the_writer_of_every_store() {
     // The first time a log writes down who reads it.
     log_of(&mesh, "identity").await;
     let (release, released) = mpsc::channel::<()>();
-    let (reached, busy) = oneshot::channel();
+    let released = Arc::new(Mutex::new(released));
+    let (reached, mut busy) = tokio::sync::mpsc::channel(1);
     let store = stores.of("mypage");
     let write = tokio::spawn(async move {
         let work = move |_: &mut mesh::Tx<'_>| {
-            reached.send(()).unwrap();
-            Ok(released.recv().is_err())
+            reached.try_send(()).unwrap();
+            Ok(released.lock().unwrap().recv().is_err())
         };
         store.write(work).await
     });
-    busy.await.unwrap();
+    busy.recv().await.unwrap();
     let backup = tokio::spawn({
         let mesh = mesh.clone();
         async move { back_up(&mesh, "one").await }

@@ -34,7 +34,7 @@ impl TryFrom<api::PayRequest> for Pay {
 }
 
 /// A cancel that is asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct CancelPayment {
     pub(crate) request_id: String,
     pub(crate) order: String,

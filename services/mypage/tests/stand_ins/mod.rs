@@ -46,7 +46,10 @@ impl StandIn {
     }
 
     /// Stores a fact about `subject` in its log; the subject's version.
-    async fn tell<M: Message + Name + 'static>(&self, subject: &str, order: &str, fact: M) -> i64 {
+    async fn tell<M>(&self, subject: &str, order: &str, fact: M) -> i64
+    where
+        M: Message + Name + Clone + 'static,
+    {
         let store =
             self.store.lock().expect("a store").clone().expect("a context that was started");
         let (subject, order) = (subject.to_owned(), order.to_owned());

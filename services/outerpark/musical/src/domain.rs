@@ -91,7 +91,7 @@ pub(crate) fn misfits(
 }
 
 /// A performance to register.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Registration {
     pub(crate) number: i64,
     pub(crate) title: String,
@@ -102,7 +102,7 @@ pub(crate) struct Registration {
 }
 
 /// What is to be another than it was; `None` stays.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Change {
     pub(crate) title: Option<String>,
     pub(crate) venue: Option<String>,

@@ -35,7 +35,7 @@ impl Simulated {
     async fn decide<T, F>(&self, decide: F) -> Result<Decided<T>, ProviderError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Tx<'_>) -> mesh::Result<Decided<T>> + Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> mesh::Result<Decided<T>> + Clone + Send + 'static,
     {
         scope::without_deadline(self.books.write(decide))
             .await
