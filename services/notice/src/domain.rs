@@ -141,7 +141,7 @@ pub(crate) struct Notice {
     /// In our own words: what others answer may have an address in it.
     pub(crate) last_failure: String,
     pub(crate) created: SystemTime,
-    /// Of one in the inbox: where it stands in what was told at all.
+    /// Where it stands in what was told at all; the same over all media.
     pub(crate) sequence: i64,
 }
 
@@ -190,12 +190,17 @@ impl Retries {
 impl Notice {
     /// Tells it in the inbox, where it is at once.
     pub(crate) fn inbox(message: Message, sequence: i64, now: SystemTime) -> Self {
-        let (medium, state) = (Medium::Inbox, State::Sent);
-        Self { medium, state, attempts: 1, sequence, ..Self::queued(message, medium, now) }
+        let queued = Self::queued(message, Medium::Inbox, sequence, now);
+        Self { state: State::Sent, attempts: 1, ..queued }
     }
 
     /// Is to be sent over a medium that may need several attempts.
-    pub(crate) fn queued(message: Message, medium: Medium, now: SystemTime) -> Self {
+    pub(crate) fn queued(
+        message: Message,
+        medium: Medium,
+        sequence: i64,
+        now: SystemTime,
+    ) -> Self {
         Self {
             id: Id::new(),
             message,
@@ -205,7 +210,7 @@ impl Notice {
             next_attempt: now,
             last_failure: String::new(),
             created: now,
-            sequence: 0,
+            sequence,
         }
     }
 
@@ -293,7 +298,7 @@ mod tests {
     }
 
     fn mail() -> Notice {
-        Notice::queued(message(), Medium::Email, now())
+        Notice::queued(message(), Medium::Email, 7, now())
     }
 
     fn failed() -> Outcome {

@@ -263,7 +263,7 @@ mod tests {
             language: Language::Korean,
             text: "예약이 확정되었습니다.".to_owned(),
         };
-        let notice = Notice::queued(message, Medium::Email, mesh::now());
+        let notice = Notice::queued(message, Medium::Email, 1, mesh::now());
         let to = Account {
             email: "jang@example.com".to_owned(),
             display_name: "Jang\r\nBcc: everybody@example.com".to_owned(),
@@ -288,7 +288,7 @@ mod tests {
             language: Language::English,
             text: "x".to_owned(),
         };
-        let notice = Notice::queued(message, Medium::Email, mesh::now());
+        let notice = Notice::queued(message, Medium::Email, 1, mesh::now());
         let from = "notices@example.com".parse().unwrap();
         assert!(letter(&notice, &Account::default(), &from).is_err());
     }

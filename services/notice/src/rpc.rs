@@ -48,14 +48,13 @@ impl NoticeService for Service {
         let mut check = Check::new();
         let order = Some(&request.order).filter(|order| !order.is_empty());
         let order = order.map(|order| check.any_name("order", order));
-        let list = format!("notices of {recipient} for {order:?}");
+        let list = format!("notices of {recipient} for {order:?}, as they were told");
         let page = self.store.page(&mut check, &list, request.page_size, PAGE, &request.page_token);
         check.finish()?;
 
         let part = page.clone();
         let work = move |conn: &mut _| store::list(conn, &recipient, order.as_deref(), &part);
-        let (notices, next_page_token) =
-            page.cut(self.store.read(work).await?, |notice| notice.id.to_string());
+        let (notices, next_page_token) = page.cut(self.store.read(work).await?, store::place);
         let notices = notices.into_iter().map(Into::into).collect();
         Ok(Response::new(api::ListNoticesResponse { notices, next_page_token }))
     }
@@ -78,16 +77,21 @@ impl NoticeService for Service {
 impl Service {
     /// Tells it, unless it was told or must not be told any more.
     async fn send(&self, send: SendNotice) -> mesh::Result<Option<Notice>> {
-        let asked = send.clone();
-        let before =
-            move |conn: &mut _| store::before(conn, &asked.order, asked.kind, &asked.unless_kinds);
-        // Identity is not asked about what is told again.
-        match self.store.look_up(before).await? {
-            Before::Nothing => {}
-            Before::Same(notice) => return Ok(Some(*notice)),
-            Before::Other => return Ok(None),
-        }
-        let language = self.directory.language(send.recipient).await;
+        let language = match self.directory.known_language(send.recipient) {
+            Some(language) => language,
+            None => {
+                let asked = send.clone();
+                let before = move |conn: &mut _| {
+                    store::before(conn, &asked.order, asked.kind, &asked.unless_kinds)
+                };
+                // Identity is not asked about what is told again.
+                match self.store.look_up(before).await? {
+                    Before::Nothing => self.directory.language(send.recipient).await,
+                    Before::Same(notice) => return Ok(Some(*notice)),
+                    Before::Other => return Ok(None),
+                }
+            }
+        };
         let media: Vec<_> = self.senders.iter().map(Sender::medium).collect();
         let cause = Cause::current(&send.request_id);
         let work = move |tx: &mut Tx<'_>| tell(tx, send, language, &media);
@@ -125,10 +129,10 @@ fn tell(
     let text = texts::render(kind, language, &parameters);
     let message = Message { recipient, order, kind, language, text };
     let now = tx.now();
-    for medium in media {
-        store::insert(tx, &Notice::queued(message.clone(), *medium, now))?;
-    }
     let sequence = tx.next_of(&store::SEQUENCE)?;
+    for medium in media {
+        store::insert(tx, &Notice::queued(message.clone(), *medium, sequence, now))?;
+    }
     let notice = Notice::inbox(message, sequence, now);
     store::insert(tx, &notice)?;
     tx.publish(notice.id, &notice.message.order, &api::Noticed::from(&notice))?;

@@ -164,9 +164,8 @@ pub(crate) fn insert(conn: &mut Conn, new: &Notice) -> Result<()> {
 
 // === Sending ===
 
-/// What is queued and what is in an inbox, in the words of their indexes.
+/// What is queued, in the words of its index.
 const QUEUED: &str = "state = 'QUEUED'";
-const IN_AN_INBOX: &str = "medium = 'INBOX'";
 
 /// When the next one of this medium is due.
 pub(crate) fn next_due(conn: &mut Conn, medium: Medium) -> Result<Option<SystemTime>> {
@@ -228,10 +227,17 @@ pub(crate) fn list(
     order: Option<&str>,
     page: &Page,
 ) -> Result<Vec<Notice>> {
+    let (sequence, name) = match page.after() {
+        Some(place) => read_place(place)
+            .ok_or_else(|| Error::internal("a page token of ours names no place"))?,
+        None => (i64::MAX, ""),
+    };
     let mut query = notice::table
         .filter(notice::recipient.eq(recipient))
-        .filter(notice::name.lt(page.before().to_owned()))
-        .order(notice::name.desc())
+        // The first condition is all that an index can use.
+        .filter(notice::sequence.le(sequence))
+        .filter(notice::sequence.lt(sequence).or(notice::name.lt(name)))
+        .order((notice::sequence.desc(), notice::name.desc()))
         .limit(page.limit())
         .select(Row::as_select())
         .into_boxed();
@@ -241,11 +247,21 @@ pub(crate) fn list(
     notices(query.load(conn)?)
 }
 
+/// The place of a notice in the list.
+pub(crate) fn place(notice: &Notice) -> String {
+    format!("{} {}", notice.sequence, notice.id)
+}
+
+fn read_place(place: &str) -> Option<(i64, &str)> {
+    let (sequence, name) = place.split_once(' ')?;
+    Some((sequence.parse().ok()?, name))
+}
+
 /// The last ones in this customer's inbox, oldest first.
 pub(crate) fn last(conn: &mut Conn, recipient: &str, most: i64) -> Result<Vec<Notice>> {
     let rows = on_engine!(conn, |engine| notice::table
         .filter(notice::recipient.eq(recipient))
-        .filter(literal(IN_AN_INBOX))
+        .filter(notice::medium.eq(Medium::Inbox.word()))
         .order(notice::sequence.desc())
         .limit(most)
         .select(Row::as_select())
@@ -264,7 +280,7 @@ pub(crate) fn behind(
 ) -> Result<Vec<Notice>> {
     let rows = on_engine!(conn, |engine| notice::table
         .filter(notice::recipient.eq(recipient))
-        .filter(literal(IN_AN_INBOX))
+        .filter(notice::medium.eq(Medium::Inbox.word()))
         .filter(notice::sequence.gt(sequence))
         .order(notice::sequence)
         .limit(most)

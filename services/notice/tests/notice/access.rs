@@ -1,10 +1,14 @@
 //! Who sees which notice, and who may call what.
 
+use std::collections::BTreeSet;
+
 use mesh_testing::refusal;
+use notice::Settings;
 use proto::notice::v1::notice_service_client::NoticeServiceClient;
 use proto::notice::v1::{ListNoticesRequest, SendNoticeRequest, WatchNoticesRequest};
 use tonic::Code;
 
+use crate::http_server::HttpServer;
 use crate::support::{list, open, order, quick, reader};
 
 #[tokio::test]
@@ -45,25 +49,31 @@ async fn everybody_sees_their_own_notices_only_an_admin_too() {
 
 #[tokio::test]
 async fn g17_lists_are_paged_newest_first() {
-    let desk = open(quick()).await;
-    let mut names = Vec::new();
+    let server = HttpServer::start(|_, _| Some(200)).await;
+    let desk = open(Settings { webhook: Some(server.webhook()), ..quick() }).await;
+    let mut orders = Vec::new();
     for _ in 0..5 {
         let told = desk.send(&order(), "confirmed").await.expect("an answer").expect("a notice");
-        names.insert(0, told.name);
+        orders.insert(0, told.order);
     }
-    let mut request = ListNoticesRequest { page_size: 2, ..ListNoticesRequest::default() };
+    // Pages that part what was told over two media.
+    let mut request = ListNoticesRequest { page_size: 3, ..ListNoticesRequest::default() };
     let mut seen = Vec::new();
     loop {
         let page = reader(&desk.customer).list_notices(request.clone()).await.expect("a page");
         let page = page.into_inner();
-        assert!(page.notices.len() <= 2);
-        seen.extend(page.notices.into_iter().map(|notice| notice.name));
+        assert!(page.notices.len() <= 3);
+        seen.extend(page.notices);
         if page.next_page_token.is_empty() {
             break;
         }
         request.page_token = page.next_page_token;
     }
-    assert_eq!(seen, names);
+    let names: BTreeSet<_> = seen.iter().map(|notice| &notice.name).collect();
+    assert_eq!(names.len(), 10, "each once");
+    let mut seen: Vec<_> = seen.into_iter().map(|notice| notice.order).collect();
+    seen.dedup();
+    assert_eq!(seen, orders);
 
     // The token of one list is no good for another.
     let other = reader(&desk.mesh.customer()).list_notices(request.clone()).await;
