@@ -8,12 +8,16 @@ use std::str::FromStr;
 #[cfg(feature = "chaos")]
 use rand::Rng as _;
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 /// A kind of resource. Its name is unique in the whole system.
 pub trait Collection: 'static {
-    /// The first part of a resource name: `movies`.
+    /// The first part of a resource name: `movies`. At most 40 characters.
     const NAME: &'static str;
 }
+
+/// How long the name of a collection may be.
+const LONGEST_NAME: usize = 40;
 
 /// The resource name of one member of `C`: `movies/{uuid}`, a UUIDv7 made by the server.
 pub struct Id<C> {
@@ -33,6 +37,7 @@ impl<C: Collection> Id<C> {
 
     /// The member with this UUID.
     pub fn of(uuid: Uuid) -> Self {
+        const { assert!(C::NAME.len() <= LONGEST_NAME, "a name is written in one piece") };
         Self { uuid, collection: PhantomData }
     }
 }
@@ -76,12 +81,19 @@ pub fn request_id_of(order: &str) -> String {
 /// Only one spelling of a UUID is a name, so that names can be compared as text.
 pub(crate) fn canonical_uuid(text: &str) -> Option<Uuid> {
     let uuid = Uuid::try_parse(text).ok()?;
-    (uuid.as_hyphenated().to_string() == text).then_some(uuid)
+    (uuid.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text).then_some(uuid)
 }
 
 impl<C: Collection> fmt::Display for Id<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", C::NAME, self.uuid.as_hyphenated())
+        // In one piece: a text that takes it grows once.
+        let mut name = [0; LONGEST_NAME + 1 + Hyphenated::LENGTH];
+        let (collection, uuid) = name.split_at_mut(C::NAME.len() + 1);
+        collection[..C::NAME.len()].copy_from_slice(C::NAME.as_bytes());
+        collection[C::NAME.len()] = b'/';
+        self.uuid.as_hyphenated().encode_lower(uuid);
+        let name = &name[..C::NAME.len() + 1 + Hyphenated::LENGTH];
+        f.write_str(std::str::from_utf8(name).map_err(|_| fmt::Error)?)
     }
 }
 
