@@ -369,7 +369,9 @@ impl<S: CallThenRegister> Saga<S> {
     /// Step 3c, second half: undone when, and only when, the callee says so.
     async fn undo(&self, order: S::Order) {
         let name = S::name(&order).to_owned();
-        let failure = part!(self, "saga.undo", self.steps.undo(order.clone())).err().map(|error| error.to_string());
+        let failure = part!(self, "saga.undo", self.steps.undo(order.clone()))
+            .err()
+            .map(|error| error.to_string());
         step!(self.store, "saga.undone");
         let outcome = self
             .store

@@ -1,12 +1,15 @@
 //! Texts that a client gives back as they were: sealed with the store's secret, good for one purpose only. Lists use
 //! them for their pages (rule G-17).
 
+use std::fmt::Display;
+
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::Store;
 use crate::check::Check;
+use crate::error::{Error, Result};
 
 const SIGNATURE: usize = 16;
 /// The most rows of a page, whatever is asked for.
@@ -77,6 +80,21 @@ impl Page {
         self.after().unwrap_or("~")
     }
 
+    /// For rows by a number and a name, the highest first: the page has only rows below this place. The first page has
+    /// all of them.
+    pub fn below(&self) -> Result<(i64, &str)> {
+        let Some(after) = self.after() else { return Ok((i64::MAX, "")) };
+        after
+            .split_once(' ')
+            .and_then(|(number, name)| Some((number.parse().ok()?, name)))
+            .ok_or_else(|| Error::internal("a page token of ours names no place"))
+    }
+
+    /// The place of such a row, for [`Page::cut`].
+    pub fn place(number: i64, name: impl Display) -> String {
+        format!("{number} {name}")
+    }
+
     /// How many rows to load: one more than wanted, to see whether there is a next page.
     pub fn limit(&self) -> i64 {
         i64::try_from(self.size).unwrap_or(i64::MAX).saturating_add(1)
@@ -98,8 +116,8 @@ impl Page {
 mod tests {
     use crate::check::Check;
     use crate::error::Error;
-    use crate::store::Store;
     use crate::store::tests::{open, reopen};
+    use crate::store::{Page, Store};
 
     #[tokio::test]
     async fn g17_a_page_token_is_good_for_its_list_alone() {
@@ -141,6 +159,22 @@ mod tests {
             (&["row5".to_owned()][..], ""),
             "the last page has no token"
         );
+    }
+
+    #[tokio::test]
+    async fn g17_a_page_goes_on_below_the_place_of_a_row() {
+        let (_folder, store) = open();
+        let read = |token: &str| {
+            let mut check = Check::new();
+            let page = store.page(&mut check, "list", 1, 50, token);
+            check.finish().map(|()| page).unwrap()
+        };
+        let first = read("");
+        assert_eq!(first.below().unwrap(), (i64::MAX, ""));
+        let (_, token) = first.cut(vec![7, 6], |number| Page::place(*number, "a name"));
+        assert_eq!(read(&token).below().unwrap(), (7, "a name"));
+        let (_, token) = first.cut(vec![7, 6], ToString::to_string);
+        assert!(read(&token).below().is_err(), "the place of no such row");
     }
 
     #[tokio::test]

@@ -130,8 +130,7 @@ async fn g2_a_panic_in_a_nested_transaction_rolls_back_its_own_work_alone() {
         Ok(())
     });
     let last = store.write(|tx| happen(tx, "accounts/last"));
-    let (first, panicked, last, ()) =
-        tokio::join!(first, panics, last, async { drop(hold) });
+    let (first, panicked, last, ()) = tokio::join!(first, panics, last, async { drop(hold) });
     assert!(first.is_ok() && panicked.is_err() && last.is_ok(), "{first:?} {panicked:?} {last:?}");
     store.crash().await;
     let store = try_open("identity", folder.path()).unwrap();

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use futures::Stream;
 use mesh::events::{Generations, read_revision};
-use mesh::{Caller, Check, Store};
+use mesh::{Caller, Check, Page, Store, micros};
 use proto::mypage::v1 as api;
 use proto::mypage::v1::my_page_service_server::MyPageService;
 use tokio_util::sync::CancellationToken;
@@ -66,7 +66,9 @@ impl MyPageService for MyPage {
         let stale = self.is_stale(&customer, wanted).await?;
         let part = page.clone();
         let orders = self.store.read(move |conn| store::orders(conn, &customer, &part)).await?;
-        let (orders, next_page_token) = page.cut(orders, |(order, _)| store::place(order));
+        // Names of different systems do not sort by age.
+        let (orders, next_page_token) =
+            page.cut(orders, |(order, _)| Page::place(micros(order.create_time), &order.name));
         let my_orders = orders.into_iter().map(my_order).collect();
         Ok(Response::new(api::ListMyOrdersResponse { my_orders, next_page_token, stale }))
     }

@@ -295,11 +295,7 @@ pub(crate) fn order(conn: &mut Conn, customer: &str, name: &str) -> Result<Told>
 
 /// A page of this customer's orders, newest first.
 pub(crate) fn orders(conn: &mut Conn, customer: &str, page: &Page) -> Result<Vec<Told>> {
-    let (time, name) = match page.after() {
-        Some(place) => read_place(place)
-            .ok_or_else(|| Error::internal("a page token of ours names no place"))?,
-        None => (i64::MAX, ""),
-    };
+    let (time, name) = page.below()?;
     current(conn, |conn, generation| {
         let rows = on_engine!(conn, |engine| my_order::table
             .filter(my_order::generation.eq(generation))
@@ -314,16 +310,6 @@ pub(crate) fn orders(conn: &mut Conn, customer: &str, page: &Page) -> Result<Vec
             .load(engine))?;
         with_history(conn, generation, rows)
     })
-}
-
-/// The place of an order in the list: names of different systems do not sort by age.
-pub(crate) fn place(order: &MyOrder) -> String {
-    format!("{} {}", micros(order.create_time), order.name)
-}
-
-fn read_place(place: &str) -> Option<(i64, &str)> {
-    let (time, name) = place.split_once(' ')?;
-    Some((time.parse().ok()?, name))
 }
 
 fn with_history(conn: &mut Conn, generation: i32, rows: Vec<OrderRow>) -> Result<Vec<Told>> {

@@ -23,16 +23,16 @@ const MOST_KNOWN: usize = 10_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Directory {
     client: IdentityServiceClient<Channel>,
-    known: Known,
+    known: Arc<Known>,
 }
 
 /// Languages, and when they were asked for.
-#[derive(Debug, Clone, Default)]
-struct Known(Arc<Mutex<HashMap<Id<Accounts>, (Language, Instant)>>>);
+#[derive(Debug, Default)]
+struct Known(Mutex<HashMap<Id<Accounts>, (Language, Instant)>>);
 
 impl Directory {
     pub(crate) fn new(identity: Channel) -> Self {
-        Self { client: IdentityServiceClient::new(identity), known: Known::default() }
+        Self { client: IdentityServiceClient::new(identity), known: Arc::default() }
     }
 
     /// What the recipient is told things in, if identity was asked lately.

@@ -195,12 +195,7 @@ impl Notice {
     }
 
     /// Is to be sent over a medium that may need several attempts.
-    pub(crate) fn queued(
-        message: Message,
-        medium: Medium,
-        sequence: i64,
-        now: SystemTime,
-    ) -> Self {
+    pub(crate) fn queued(message: Message, medium: Medium, sequence: i64, now: SystemTime) -> Self {
         Self {
             id: Id::new(),
             message,

@@ -1,7 +1,7 @@
 //! One function per RPC.
 
 use mesh::watch::WatchStream;
-use mesh::{Caller, Cause, Check, Error, Store, Tx};
+use mesh::{Caller, Cause, Check, Error, Page, Store, Tx};
 use proto::notice::v1 as api;
 use proto::notice::v1::notice_service_server::NoticeService;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,8 @@ impl NoticeService for Service {
 
         let part = page.clone();
         let work = move |conn: &mut _| store::list(conn, &recipient, order.as_deref(), &part);
-        let (notices, next_page_token) = page.cut(self.store.read(work).await?, store::place);
+        let (notices, next_page_token) = page
+            .cut(self.store.read(work).await?, |notice| Page::place(notice.sequence, notice.id));
         let notices = notices.into_iter().map(Into::into).collect();
         Ok(Response::new(api::ListNoticesResponse { notices, next_page_token }))
     }

@@ -227,11 +227,7 @@ pub(crate) fn list(
     order: Option<&str>,
     page: &Page,
 ) -> Result<Vec<Notice>> {
-    let (sequence, name) = match page.after() {
-        Some(place) => read_place(place)
-            .ok_or_else(|| Error::internal("a page token of ours names no place"))?,
-        None => (i64::MAX, ""),
-    };
+    let (sequence, name) = page.below()?;
     let mut query = notice::table
         .filter(notice::recipient.eq(recipient))
         // The first condition is all that an index can use.
@@ -245,16 +241,6 @@ pub(crate) fn list(
         query = query.filter(notice::order_name.eq(order));
     }
     notices(query.load(conn)?)
-}
-
-/// The place of a notice in the list.
-pub(crate) fn place(notice: &Notice) -> String {
-    format!("{} {}", notice.sequence, notice.id)
-}
-
-fn read_place(place: &str) -> Option<(i64, &str)> {
-    let (sequence, name) = place.split_once(' ')?;
-    Some((sequence.parse().ok()?, name))
 }
 
 /// The last ones in this customer's inbox, oldest first.
