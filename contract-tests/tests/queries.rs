@@ -35,7 +35,9 @@ const SMALL: [&str; 14] = [
 ];
 
 /// What may take as long as there are rows, or ends with the first one.
-const MAY_SCAN: [&str; 2] = [
+const MAY_SCAN: [&str; 3] = [
+    // Once, by a migration: notices that were told over several media.
+    "-- Whatever is told over several media has one number",
     // Once an hour, by a reader: orders that ended a week ago.
     "SELECT `mesh_intent`.`name` FROM `mesh_intent` WHERE ((`mesh_intent`.`time` < ?) AND",
     // Whether there is any.
