@@ -10,10 +10,20 @@ use crate::contract::Rule;
 /// How long a stream may take to begin: its request must be there by then. How long it is open is its own matter.
 pub(super) const OPENING: Duration = Duration::from_secs(5);
 
-/// When a call that came in at `begun` must be answered; for a stream, when it must have begun.
-pub(super) fn deadline_of(rule: &Rule, headers: &HeaderMap, begun: Instant) -> Instant {
+/// So long before the client stops listening a call from outside is answered. tonic watches the same time, began to
+/// watch a little earlier, and would say CANCELLED (trap T-26); its timers and ours go by the millisecond.
+pub(super) const HEAD_START: Duration = Duration::from_millis(2);
+
+/// When a call that came in at `begun` must be answered, so long before the client stops listening; for a stream, when it
+/// must have begun.
+pub(super) fn deadline_of(
+    rule: &Rule,
+    headers: &HeaderMap,
+    begun: Instant,
+    head_start: Duration,
+) -> Instant {
     let most = rule.deadline.unwrap_or(OPENING);
-    begun + asked(headers).map_or(most, |asked| asked.min(most))
+    begun + asked(headers).map_or(most, |asked| asked.saturating_sub(head_start).min(most))
 }
 
 /// When the client stops listening to a stream, where it says so.
@@ -57,7 +67,7 @@ mod tests {
         let ask = |rule: &Rule, text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-timeout", text.parse().unwrap());
-            deadline_of(rule, &headers, begun) - begun
+            deadline_of(rule, &headers, begun, Duration::ZERO) - begun
         };
         let most = pay.deadline.unwrap();
         assert_eq!(ask(pay, "200m"), Duration::from_millis(200));
@@ -65,7 +75,14 @@ mod tests {
         for too_long in ["1H", "99999999H", "rubbish", "999999999S", "+1S", "-1S", "", "S", "1"] {
             assert_eq!(ask(pay, too_long), most, "{too_long}");
         }
-        assert_eq!(deadline_of(pay, &HeaderMap::new(), begun) - begun, most);
+        let without = |head_start| deadline_of(pay, &HeaderMap::new(), begun, head_start) - begun;
+        assert_eq!((without(Duration::ZERO), without(HEAD_START)), (most, most));
+        let mut soon = HeaderMap::new();
+        for (text, left) in [("200m", 198), ("1m", 0)] {
+            soon.insert("grpc-timeout", text.parse().unwrap());
+            let left = Duration::from_millis(left);
+            assert_eq!(deadline_of(pay, &soon, begun, HEAD_START) - begun, left, "{text}");
+        }
         assert_eq!(ask(subscribe, "1H"), OPENING);
         assert_eq!(end_of(&HeaderMap::new(), begun), None);
     }

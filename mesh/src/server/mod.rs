@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use http::header::CONTENT_TYPE;
@@ -32,7 +33,7 @@ pub(crate) use access::Access;
 pub use gate::Limits;
 pub use listen::Listening;
 
-use self::deadline::{OPENING, deadline_of, end_of};
+use self::deadline::{HEAD_START, OPENING, deadline_of, end_of};
 use self::gate::{Gate, Place, Who};
 use self::measured::Measured;
 use self::outgoing::Outgoing;
@@ -187,12 +188,13 @@ impl Front {
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>> {
         let begun = Instant::now();
-        let deadline = deadline_of(rule, request.headers(), begun);
+        // What a context of this process asks for belongs to a call that was let in, or to nobody's.
+        let within = request.extensions().get::<LocalPeer>().is_some();
+        let head_start = if within { Duration::ZERO } else { HEAD_START };
+        let deadline = deadline_of(rule, request.headers(), begun, head_start);
         if deadline <= begun {
             return Err(Error::DeadlineExceeded);
         }
-        // What a context of this process asks for belongs to a call that was let in, or to nobody's.
-        let within = request.extensions().get::<LocalPeer>().is_some();
         let _place = match within {
             true => None,
             false => {
