@@ -35,13 +35,16 @@ impl Directory {
         Self { client: IdentityServiceClient::new(identity), known: Arc::default() }
     }
 
-    /// What the recipient is told things in, if identity was asked lately.
-    pub(crate) fn known_language(&self, recipient: Id<Accounts>) -> Option<Language> {
-        self.known.language(recipient)
+    /// Whether identity was asked lately what this recipient is told things in.
+    pub(crate) fn knows(&self, recipient: Id<Accounts>) -> bool {
+        self.known.language(recipient).is_some()
     }
 
     /// What the recipient is told things in; English where nobody can say in time.
     pub(crate) async fn language(&self, recipient: Id<Accounts>) -> Language {
+        if let Some(language) = self.known.language(recipient) {
+            return language;
+        }
         let outcome = match timeout(patience(scope::time_left()), self.account(recipient)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Error::DeadlineExceeded),

@@ -78,21 +78,19 @@ impl NoticeService for Service {
 impl Service {
     /// Tells it, unless it was told or must not be told any more.
     async fn send(&self, send: SendNotice) -> mesh::Result<Option<Notice>> {
-        let language = match self.directory.known_language(send.recipient) {
-            Some(language) => language,
-            None => {
-                let asked = send.clone();
-                let before = move |conn: &mut _| {
-                    store::before(conn, &asked.order, asked.kind, &asked.unless_kinds)
-                };
-                // Identity is not asked about what is told again.
-                match self.store.look_up(before).await? {
-                    Before::Nothing => self.directory.language(send.recipient).await,
-                    Before::Same(notice) => return Ok(Some(*notice)),
-                    Before::Other => return Ok(None),
-                }
+        // Identity is not asked about what is told again.
+        if !self.directory.knows(send.recipient) {
+            let asked = send.clone();
+            let before = move |conn: &mut _| {
+                store::before(conn, &asked.order, asked.kind, &asked.unless_kinds)
+            };
+            match self.store.look_up(before).await? {
+                Before::Nothing => {}
+                Before::Same(notice) => return Ok(Some(*notice)),
+                Before::Other => return Ok(None),
             }
-        };
+        }
+        let language = self.directory.language(send.recipient).await;
         let media: Vec<_> = self.senders.iter().map(Sender::medium).collect();
         let cause = Cause::current(&send.request_id);
         let work = move |tx: &mut Tx<'_>| tell(tx, send, language, &media);
