@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
-use tonic::service::RoutesBuilder;
+use tonic::server::NamedService;
 
 use crate::client::Channel;
 use crate::error::{Error, Result};
 use crate::events::{Policy, View};
 use crate::registry::{Options, Registry};
 use crate::saga::{self, CallThenRegister, Saga};
+use crate::server::{GeneratedService, Routes};
 use crate::store::{Migrations, Store, StoreAt, migrate};
 use crate::tasks::Tasks;
 
@@ -86,7 +87,7 @@ impl Context {
 /// What a context is made of: the table of contents.
 #[derive(Default)]
 pub struct Wiring {
-    pub(crate) routes: RoutesBuilder,
+    pub(crate) routes: Routes,
     pub(crate) policies: Vec<Policy>,
     pub(crate) view: Option<View>,
     pub(crate) first: Vec<BoxFuture<'static, Result<()>>>,
@@ -102,18 +103,8 @@ impl fmt::Debug for Wiring {
 impl Wiring {
     /// Serves a generated service.
     #[must_use]
-    pub fn serve<S>(mut self, service: S) -> Self
-    where
-        S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
-            + tonic::server::NamedService
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Response: axum::response::IntoResponse,
-        S::Future: Send + 'static,
-    {
-        self.routes.add_service(service);
+    pub fn serve(mut self, service: impl GeneratedService + NamedService) -> Self {
+        self.routes.add(service);
         self
     }
 

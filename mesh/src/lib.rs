@@ -62,7 +62,7 @@ pub use random::{Chance, rng};
 pub use rate::{RateLimit, network_of};
 pub use registry::Options;
 pub use saga::{CallThenRegister, Saga};
-pub use server::{Limits, Listening};
+pub use server::{GeneratedService, Limits, Listening};
 pub use store::{
     Conn, Insert, Literal, Migrations, OpenError, Page, Schema, Series, Store, StoreAt, Stores, Tx,
     Update, insert, insert_once, literal, update,

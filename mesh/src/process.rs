@@ -7,7 +7,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
-use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::Instrument as _;
@@ -20,7 +19,7 @@ use crate::contract::Contract;
 use crate::error::{Error, Result};
 use crate::registry::{Options, Registry, Running};
 use crate::replicas::Replica;
-use crate::server::{Access, Front, Listening, Served};
+use crate::server::{Access, Front, Listening, Routes, Served};
 use crate::store::{OpenError, Store};
 use crate::tasks::{Tasks, blocking};
 use crate::telemetry::Metrics;
@@ -75,19 +74,19 @@ impl Mesh {
     /// A process that serves nothing yet. Refuses contracts that do not say who may call.
     pub fn new(options: Options) -> Result<Self> {
         Self::with(options, |routes, registry| {
-            routes.add_service(log_service::service(Arc::downgrade(registry)));
-            routes.add_service(operations::service(Arc::downgrade(registry)));
+            routes.add(log_service::service(Arc::downgrade(registry)));
+            routes.add(operations::service(Arc::downgrade(registry)));
         })
     }
 
     /// A process that serves nothing itself: it passes customers' calls on to these contexts, wherever they are.
     pub fn front_of(options: Options, contexts: &[&str]) -> Result<Self> {
         let mesh = Self::with(options, |routes, registry| {
-            routes.add_service(gathered::service(Arc::downgrade(registry)));
+            routes.add(gathered::service(Arc::downgrade(registry)));
         })?;
         mesh.registry.forward_to(contexts)?;
         for (context, forward) in mesh.registry.forwards() {
-            let routes = Routes::from(axum::Router::new().fallback_service(forward.clone()));
+            let routes = Routes::all(forward.clone());
             mesh.registry.front.put(context, Some(Served { routes, tasks: Tasks::default() }));
         }
         let registry = Arc::downgrade(&mesh.registry);
@@ -95,10 +94,7 @@ impl Mesh {
         Ok(mesh)
     }
 
-    fn with(
-        options: Options,
-        own: impl FnOnce(&mut RoutesBuilder, &Arc<Registry>),
-    ) -> Result<Self> {
+    fn with(options: Options, own: impl FnOnce(&mut Routes, &Arc<Registry>)) -> Result<Self> {
         let metrics = Metrics::new(Contract::ours()?)?;
         let verifier = Arc::new(Verifier::new(
             options.trust.clone(),
@@ -109,19 +105,19 @@ impl Mesh {
         let (health, health_service) = tonic_health::server::health_reporter();
         let front = Front::new(access, options.limits, metrics);
         let registry = Arc::new(Registry::new(options, front));
-        let mut routes = RoutesBuilder::default();
-        routes.add_service(health_service);
+        let mut routes = Routes::default();
+        routes.add(health_service);
         if registry.options.reflection {
             let describe = || {
                 tonic_reflection::server::Builder::configure()
                     .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
                     .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             };
-            routes.add_service(describe().build_v1().map_err(Error::internal)?);
-            routes.add_service(describe().build_v1alpha().map_err(Error::internal)?);
+            routes.add(describe().build_v1().map_err(Error::internal)?);
+            routes.add(describe().build_v1alpha().map_err(Error::internal)?);
         }
         own(&mut routes, &registry);
-        registry.front.set_infrastructure(routes.routes());
+        registry.front.set_infrastructure(routes);
         Ok(Self { registry, verifier, health })
     }
 
@@ -225,9 +221,7 @@ impl Mesh {
             stores: kit.stores(),
         };
         self.registry.running().insert(kit.name.to_string(), Arc::new(running));
-        self.registry
-            .front
-            .put(&kit.name, Some(Served { routes: routes.routes(), tasks: kit.tasks.clone() }));
+        self.registry.front.put(&kit.name, Some(Served { routes, tasks: kit.tasks.clone() }));
         self.health.set_service_status(&kit.name, ServingStatus::Serving).await;
         tracing::info!(context = %kit.name, "the context is served");
         Ok(())

@@ -198,10 +198,7 @@ impl<S: CallThenRegister> Saga<S> {
         let (reply, answer) = oneshot::channel();
         // Who sends the command again only asks for what this one call came to: its retries are ours.
         let (saga, scope) = (self.clone(), Scope { retry_owner: None, ..Scope::current() });
-        drop(
-            self.tasks
-                .spawn(async move { scope.around(saga.carry_out(order, cause, reply)).await }),
-        );
+        drop(self.tasks.spawn(scope.around(Box::pin(saga.carry_out(order, cause, reply)))));
         answer.await.map_err(|_| self.steps.fallback())?
     }
 

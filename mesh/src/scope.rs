@@ -40,8 +40,8 @@ impl Scope {
     }
 
     /// Runs `work` within these surroundings.
-    pub(crate) async fn around<F: Future>(self, work: F) -> F::Output {
-        SCOPE.scope(self, work).await
+    pub(crate) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        SCOPE.scope(self, work)
     }
 }
 
@@ -62,27 +62,29 @@ pub fn has_expired() -> bool {
 
 /// Carries the work to its end in a task of its own, with the deadline of the caller: a caller that goes away does not
 /// stop it halfway. For work that has effects outside of a transaction.
-pub async fn to_the_end<F>(work: F) -> F::Output
+pub fn to_the_end<F>(work: F) -> impl Future<Output = F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    let scope = Scope::current();
-    let tasks = scope.tasks.clone().unwrap_or_default();
-    let task = tasks.spawn(scope.around(work));
-    match task.await {
-        Ok(Some(output)) => output,
-        // The context was made to end, and this work with it.
-        Ok(None) => std::future::pending().await,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => std::future::pending().await,
-        },
+    let work = Box::pin(work);
+    async {
+        let scope = Scope::current();
+        let tasks = scope.tasks.clone().unwrap_or_default();
+        match tasks.spawn(scope.around(work)).await {
+            Ok(Some(output)) => output,
+            // The context was made to end, and this work with it.
+            Ok(None) => std::future::pending().await,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 }
 
 /// Runs `work` without a deadline, on behalf of whom it was: for what must be finished though nobody waits for it any
 /// more, and nobody asks for it again.
-pub async fn without_deadline<F: Future>(work: F) -> F::Output {
-    Scope { deadline: None, retry_owner: None, ..Scope::current() }.around(work).await
+pub fn without_deadline<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    Scope { deadline: None, retry_owner: None, ..Scope::current() }.around(work)
 }

@@ -38,8 +38,6 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        // It is large, and would be copied into each of these.
-        let task = Box::pin(task);
         // A handle of each would keep its memory, long after it has ended.
         let task = self.aborted.clone().run_until_cancelled_owned(task);
         self.tracker.spawn(telemetry::along(task.in_current_span()))

@@ -121,7 +121,7 @@ impl Forward {
     }
 }
 
-impl Service<http::Request<axum::body::Body>> for Forward {
+impl Service<http::Request<Body>> for Forward {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
@@ -130,10 +130,10 @@ impl Service<http::Request<axum::body::Body>> for Forward {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<axum::body::Body>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let forward = self.clone();
         Box::pin(async move {
-            let answer = forward.pass_on(request.map(Body::new)).await;
+            let answer = forward.pass_on(request).await;
             Ok(answer.unwrap_or_else(|error| Status::from(error).into_http()))
         })
     }

@@ -12,6 +12,7 @@ mod gate;
 mod listen;
 mod measured;
 mod outgoing;
+mod routes;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,12 +27,12 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::service::Routes;
-use tower::ServiceExt as _;
 
 pub(crate) use access::Access;
 pub use gate::Limits;
 pub use listen::Listening;
+pub use routes::GeneratedService;
+pub(crate) use routes::Routes;
 
 use self::deadline::{HEAD_START, OPENING, deadline_of, end_of};
 use self::gate::{Gate, Place, Who};
@@ -203,7 +204,8 @@ impl Front {
             }
         };
         let until = end_of(request.headers(), begun);
-        let work = self.answer(rule, request, deadline);
+        // All that the context does is in there: apart, so that what is around it stays small enough to be moved.
+        let work = Box::pin(self.answer(rule, request, deadline));
         let (answer, place) =
             timeout_at(deadline, work).await.unwrap_or(Err(Error::DeadlineExceeded))?;
         Ok(match rule.streams {
@@ -276,13 +278,11 @@ impl Front {
 
 /// Runs a handler; a panic is a mistake of ours like any other.
 async fn run(routes: Routes, request: http::Request<Body>) -> Result<http::Response<Body>> {
-    match AssertUnwindSafe(routes.oneshot(request)).catch_unwind().await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(never)) => match never {},
-        Err(panic) => {
-            Err(Error::internal(format!("panic in a handler: {}", crate::store::words(&*panic))))
-        }
-    }
+    let answer = async { routes.call(request)?.await.map_err(|never| match never {}) };
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|panic| {
+        let words = crate::store::words(&*panic);
+        Err(Error::internal(format!("panic in a handler: {words}")))
+    })
 }
 
 fn refuse(error: Error) -> http::Response<Body> {

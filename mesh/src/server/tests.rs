@@ -39,15 +39,16 @@ where
     let front = Front::new(access, limits, metrics);
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
-    let handler = tower::service_fn(move |_: http::Request<axum::body::Body>| {
+    let handler = tower::service_fn(move |_: http::Request<Body>| {
         let (work, count) = (work.clone(), count.clone());
-        async move {
+        let answer = async move {
             count.fetch_add(1, Ordering::SeqCst);
             work().await;
-            Ok::<_, Infallible>(Status::ok("").into_http::<axum::body::Body>())
-        }
+            Ok::<_, Infallible>(Status::ok("").into_http())
+        };
+        answer.boxed()
     });
-    let routes = Routes::from(axum::Router::new().fallback_service(handler));
+    let routes = Routes::all(handler);
     front.put("payment", Some(Served { routes, tasks: Tasks::default() }));
     (front, asked)
 }

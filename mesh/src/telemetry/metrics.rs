@@ -179,9 +179,9 @@ pub(crate) struct Tracked {
 
 impl Tracked {
     /// Runs `work` as this call's: in its span, in its trace.
-    pub(crate) async fn around<F: Future>(&self, work: F) -> F::Output {
+    pub(crate) fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         let work = work.instrument(self.span.clone());
-        self.trace.around(SERVED.scope(self.rule.clone(), work)).await
+        self.trace.around(SERVED.scope(self.rule.clone(), work))
     }
 
     /// This is the answer. A stream goes on until its last message.

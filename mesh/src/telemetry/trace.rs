@@ -99,8 +99,8 @@ impl Trace {
     }
 
     /// Runs `work` as a part of this.
-    pub(crate) async fn around<F: Future>(self, work: F) -> F::Output {
-        TRACE.scope(self, work).await
+    pub(crate) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        TRACE.scope(self, work)
     }
 }
 
