@@ -1,6 +1,7 @@
 //! Work that a context has begun, so that none outlives it.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -24,9 +25,12 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(Error::internal)
 }
 
-/// The tasks of a context, so that none outlives it.
+/// The tasks of a context, so that none outlives it. Cheap to clone: every call takes it along.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tasks {
+pub(crate) struct Tasks(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
     tracker: TaskTracker,
     aborted: CancellationToken,
 }
@@ -39,22 +43,22 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         // A handle of each would keep its memory, long after it has ended.
-        let task = self.aborted.clone().run_until_cancelled_owned(task);
-        self.tracker.spawn(telemetry::along(task.in_current_span()))
+        let task = self.0.aborted.clone().run_until_cancelled_owned(task);
+        self.0.tracker.spawn(telemetry::along(task.in_current_span()))
     }
 
     /// Waits until all have ended; after `patience` they are made to.
     pub(crate) async fn finish(&self, patience: Duration) {
-        self.tracker.close();
-        if tokio::time::timeout(patience, self.tracker.wait()).await.is_err() {
+        self.0.tracker.close();
+        if tokio::time::timeout(patience, self.0.tracker.wait()).await.is_err() {
             tracing::warn!("some tasks did not end in time and were aborted");
             self.abort().await;
         }
     }
 
     pub(crate) async fn abort(&self) {
-        self.tracker.close();
-        self.aborted.cancel();
-        self.tracker.wait().await;
+        self.0.tracker.close();
+        self.0.aborted.cancel();
+        self.0.tracker.wait().await;
     }
 }
