@@ -71,14 +71,21 @@ impl CallThenRegister for Reserve {
             store::performance(tx, order.musical.parse().map_err(Error::internal)?)?.time;
         let mut reservation = Reservation::registered(order, performance)?;
         // Others of this customer may have been registered since this one was wanted.
-        let held = store::held(tx, reservation.customer, reservation.musical)?;
-        self.holds.admit(&reservation, held)?;
+        admit(tx, &self.holds, &reservation)?;
         reservation.hold(self.holds.time, tx.now());
         reservation.revision =
             tx.publish(reservation.id, reservation.id, &api::Reserved::from(&reservation))?;
         store::add(tx, &reservation)?;
         Ok(api::ReserveResponse { reservation: Some((&reservation).into()) })
     }
+}
+
+/// Whether a new reservation may be held beside those that its customer holds.
+pub(crate) fn admit(tx: &mut Tx<'_>, holds: &HoldPolicy, new: &Reservation) -> Result<()> {
+    if holds.have_a_limit() {
+        holds.admit(new, store::held(tx, new.customer, new.musical)?)?;
+    }
+    Ok(())
 }
 
 /// Gives back whatever seats a reservation has.

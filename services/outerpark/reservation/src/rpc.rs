@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::domain::{FeePolicy, HoldPolicy, Quote, Refusal, Reservation, State};
-use crate::reserve::Reserve;
+use crate::reserve::{Reserve, admit};
 use crate::settings::Settings;
 use crate::store;
 use crate::wire::Followed;
@@ -63,7 +63,7 @@ impl ReservationService for Reservations {
         let answer = self.reserve.run(&caller, &request, move |tx| {
             let performance = store::performance(tx, musical)?;
             let reservation = Reservation::want(performance, customer, seats, tx.now())?;
-            holds.admit(&reservation, store::held(tx, customer, musical)?)?;
+            admit(tx, &holds, &reservation)?;
             Ok((&reservation).into())
         });
         Ok(Response::new(answer.await?))
