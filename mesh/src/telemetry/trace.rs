@@ -93,23 +93,9 @@ impl Trace {
 
     /// Says in a call that it belongs to this.
     pub(crate) fn put(self, headers: &mut HeaderMap) {
-        if let Ok(value) = HeaderValue::from_str(self.text(&mut [0; LENGTH])) {
+        if let Ok(value) = HeaderValue::try_from(self.to_string()) {
             headers.insert(HEADER, value);
         }
-    }
-
-    /// As a `traceparent`: every call and every event has one.
-    fn text<'a>(&self, room: &'a mut [u8; LENGTH]) -> &'a str {
-        *room = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        let numbers = [(35, self.id), (52, self.span.into()), (55, self.flags.into())];
-        for (mut end, mut left) in numbers {
-            while left > 0 {
-                end -= 1;
-                room[end] = b"0123456789abcdef"[usize::from(left as u8 & 0xf)];
-                left >>= 4;
-            }
-        }
-        std::str::from_utf8(room).unwrap_or_default()
     }
 
     /// Runs `work` as a part of this.
@@ -120,7 +106,7 @@ impl Trace {
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text(&mut [0; LENGTH]))
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.id, self.span, self.flags)
     }
 }
 
