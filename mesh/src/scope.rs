@@ -67,6 +67,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+    // It is large, and would be copied into each of what is around it.
     let work = Box::pin(work);
     async {
         let scope = Scope::current();

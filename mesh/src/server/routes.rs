@@ -21,7 +21,7 @@ pub trait GeneratedService:
         http::Request<Body>,
         Response = http::Response<Body>,
         Error = Infallible,
-        Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>,
+        Future = Answer,
     > + Clone
     + Send
     + Sync

@@ -170,13 +170,13 @@ pub(crate) struct HoldPolicy {
 
 impl HoldPolicy {
     /// Whether it matters how much a customer holds.
-    pub(crate) fn have_a_limit(&self) -> bool {
+    pub(crate) fn are_limited(&self) -> bool {
         self.most > 0
     }
 
     /// Whether the seats of a new reservation may be held beside those that its customer holds.
     pub(crate) fn admit(&self, new: &Reservation, held: i64) -> Result<(), Refusal> {
-        let is_too_much = self.have_a_limit() && held + i64::from(new.seats) > self.most;
+        let is_too_much = self.are_limited() && held + i64::from(new.seats) > self.most;
         match is_too_much {
             true => Err(Refusal::TooManyHeld { musical: new.musical, most: self.most }),
             false => Ok(()),

@@ -82,7 +82,7 @@ impl CallThenRegister for Reserve {
 
 /// Whether a new reservation may be held beside those that its customer holds.
 pub(crate) fn admit(tx: &mut Tx<'_>, holds: &HoldPolicy, new: &Reservation) -> Result<()> {
-    if holds.have_a_limit() {
+    if holds.are_limited() {
         holds.admit(new, store::held(tx, new.customer, new.musical)?)?;
     }
     Ok(())
