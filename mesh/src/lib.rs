@@ -44,6 +44,7 @@ pub mod telemetry;
 mod time;
 pub mod tls;
 pub mod watch;
+mod watchers;
 #[cfg(feature = "chaos")]
 pub mod world;
 
@@ -68,3 +69,4 @@ pub use store::{
     Update, insert, insert_once, literal, update,
 };
 pub use time::{micros, now, time_of};
+pub use watchers::{Watcher, Watchers};

@@ -255,7 +255,7 @@ fn batches(
 }
 
 /// The events wanted of a stretch: from memory where it was just committed.
-async fn read(
+pub(crate) async fn read(
     store: &Store,
     after: i64,
     upto: i64,

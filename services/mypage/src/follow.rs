@@ -2,44 +2,36 @@
 
 use std::time::Duration;
 
-use futures::Stream;
-use mesh::watch::{HEARTBEAT, ending};
 use mesh::{Error, Result, Store, scope};
-use proto::mypage::v1 as api;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
-use crate::store::{self, Mark};
-use crate::{NAME, wire};
+use crate::{NAME, store};
 
 /// How long a call waits for a revision at the most.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How long after one look the next may follow: what is committed meanwhile is taken together.
 const BREATH: Duration = Duration::from_millis(20);
-/// How many orders one message of a stream has at the most.
-const CHUNK: i64 = 100;
 
 /// The commits of a store, as reasons to look again.
-struct Commits {
+pub(crate) struct Commits {
     count: watch::Receiver<u64>,
     looked: Instant,
 }
 
 impl Commits {
-    fn of(store: &Store) -> Self {
+    pub(crate) fn of(store: &Store) -> Self {
         Self { count: store.commits(), looked: Instant::now() }
     }
 
     /// Call it before looking: what is committed from here on wakes.
-    fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
         self.count.borrow_and_update();
         self.looked = Instant::now();
     }
 
     /// Waits until it is worth looking again. Whoever gives up waiting looks once more.
-    async fn next(&mut self) -> Result<()> {
+    pub(crate) async fn next(&mut self) -> Result<()> {
         self.count.changed().await.map_err(|_| Error::unavailable(NAME))?;
         sleep_until(self.looked + BREATH).await;
         Ok(())
@@ -78,42 +70,6 @@ pub(crate) async fn has(store: &Store, customer: &str, revision: &Revision) -> R
 /// Some of the time is kept to answer in.
 fn patience(time_left: Option<Duration>) -> Duration {
     time_left.map_or(PATIENCE, |left| PATIENCE.min(left / 2))
-}
-
-/// Everything of this customer's that changed since `mark`, then whatever changes, for as long as the context runs.
-pub(crate) fn changes(
-    store: Store,
-    stopping: CancellationToken,
-    customer: String,
-    mut mark: Mark,
-) -> impl Stream<Item = Result<api::WatchMyOrdersResponse, Status>> + Send {
-    async_stream::try_stream! {
-        let mut commits = Commits::of(&store);
-        let mut told: Option<Instant> = None;
-        loop {
-            commits.look();
-            let whose = customer.clone();
-            let (orders, behind) = store.read(move |conn| store::changes(conn, &whose, mark, CHUNK)).await?;
-            mark = behind;
-            let is_chunk = i64::try_from(orders.len()).is_ok_and(|count| count == CHUNK);
-            let is_silent = told.is_none_or(|at| at.elapsed() >= HEARTBEAT);
-            if !orders.is_empty() || is_silent {
-                let my_orders = orders.into_iter().map(wire::my_order).collect();
-                yield api::WatchMyOrdersResponse { my_orders, resume_token: mark.to_string() };
-                told = Some(Instant::now());
-            }
-            if is_chunk {
-                continue;
-            }
-            let heartbeat = sleep_until(told.unwrap_or_else(Instant::now) + HEARTBEAT);
-            let woken = tokio::select! {
-                () = stopping.cancelled() => Err(ending()),
-                woken = commits.next() => woken,
-                () = heartbeat => Ok(()),
-            };
-            woken?;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod follow;
 mod projections;
 mod rpc;
 mod store;
+mod watch;
 mod wire;
 
 use diesel_migrations::embed_migrations;
@@ -24,9 +25,12 @@ pub fn context() -> Context {
         NAME,
         || MIGRATIONS,
         |kit| {
+            let changes = watch::Changes::new(kit.store());
+            let my_page = rpc::MyPage::new(kit.store(), changes.clone(), kit.stopping());
             Ok(Wiring::default()
-                .serve(MyPageServiceServer::new(rpc::MyPage::new(kit.store(), kit.stopping())))
-                .view(View::new(projections::policies(), store::discard)))
+                .serve(MyPageServiceServer::new(my_page))
+                .view(View::new(projections::policies(), store::discard))
+                .background("changes", changes.tell()))
         },
     )
 }

@@ -1,9 +1,7 @@
 //! The calls of `MyPageService`.
 
-use std::pin::Pin;
-
-use futures::Stream;
 use mesh::events::{Generations, read_revision};
+use mesh::watch::WatchStream;
 use mesh::{Caller, Check, Page, Store, micros};
 use proto::mypage::v1 as api;
 use proto::mypage::v1::my_page_service_server::MyPageService;
@@ -12,16 +10,18 @@ use tonic::{Request, Response, Status};
 
 use crate::follow::{self, Revision};
 use crate::store::{self, Mark};
+use crate::watch::Changes;
 use crate::wire::my_order;
 
 pub(crate) struct MyPage {
     store: Store,
+    changes: Changes,
     stopping: CancellationToken,
 }
 
 impl MyPage {
-    pub(crate) fn new(store: Store, stopping: CancellationToken) -> Self {
-        Self { store, stopping }
+    pub(crate) fn new(store: Store, changes: Changes, stopping: CancellationToken) -> Self {
+        Self { store, changes, stopping }
     }
 
     /// Waits briefly for what the caller knows of; says whether the view is still without it.
@@ -73,8 +73,7 @@ impl MyPageService for MyPage {
         Ok(Response::new(api::ListMyOrdersResponse { my_orders, next_page_token, stale }))
     }
 
-    type WatchMyOrdersStream =
-        Pin<Box<dyn Stream<Item = Result<api::WatchMyOrdersResponse, Status>> + Send>>;
+    type WatchMyOrdersStream = WatchStream<api::WatchMyOrdersResponse>;
 
     async fn watch_my_orders(
         &self,
@@ -86,8 +85,8 @@ impl MyPageService for MyPage {
         let mark = resume_token(&mut check, &request.resume_token);
         check.finish()?;
 
-        let changes = follow::changes(self.store.clone(), self.stopping.clone(), customer, mark);
-        Ok(Response::new(Box::pin(changes)))
+        let orders = self.changes.clone().watch(self.stopping.clone(), customer, mark);
+        Ok(Response::new(Box::pin(orders)))
     }
 
     async fn rebuild_view(

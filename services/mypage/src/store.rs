@@ -297,19 +297,32 @@ pub(crate) fn order(conn: &mut Conn, customer: &str, name: &str) -> Result<Told>
 pub(crate) fn orders(conn: &mut Conn, customer: &str, page: &Page) -> Result<Vec<Told>> {
     let (time, name) = page.below()?;
     current(conn, |conn, generation| {
-        let rows = on_engine!(conn, |engine| my_order::table
-            .filter(my_order::generation.eq(generation))
-            .filter(my_order::customer.eq(customer))
-            .filter(my_order::visible)
-            // The first condition is all that an index can use.
-            .filter(my_order::create_time.le(time))
-            .filter(my_order::create_time.lt(time).or(my_order::name.lt(name)))
-            .order((my_order::create_time.desc(), my_order::name.desc()))
-            .limit(page.limit())
-            .select(OrderRow::as_select())
-            .load(engine))?;
+        let rows = newest(conn, generation, customer, 0, (time, name), page.limit())?;
         with_history(conn, generation, rows)
     })
+}
+
+/// This customer's orders that changed after `change` and are below a place, the newest first.
+fn newest(
+    conn: &mut Conn,
+    generation: i32,
+    customer: &str,
+    change: i64,
+    (time, name): (i64, &str),
+    most: i64,
+) -> QueryResult<Vec<OrderRow>> {
+    on_engine!(conn, |engine| my_order::table
+        .filter(my_order::generation.eq(generation))
+        .filter(my_order::customer.eq(customer))
+        .filter(my_order::visible)
+        // The first condition is all that an index can use.
+        .filter(my_order::create_time.le(time))
+        .filter(my_order::create_time.lt(time).or(my_order::name.lt(name)))
+        .filter(my_order::change.gt(change))
+        .order((my_order::create_time.desc(), my_order::name.desc()))
+        .limit(most)
+        .select(OrderRow::as_select())
+        .load(engine))
 }
 
 fn with_history(conn: &mut Conn, generation: i32, rows: Vec<OrderRow>) -> Result<Vec<Told>> {
@@ -360,28 +373,93 @@ pub(crate) struct Mark {
     pub(crate) change: i64,
 }
 
-/// The orders of this customer that changed since `mark`, the first `most` of them, and the mark behind them.
-pub(crate) fn changes(
+impl Mark {
+    fn now(conn: &mut Conn, generation: i32) -> Result<Self> {
+        Ok(Self { generation, change: last_change(conn)? })
+    }
+
+    /// Whether what happened between the two can be told. Another generation took its changes in another order, and a
+    /// mark that is ahead is of a store that was lost: then everything is new.
+    pub(crate) fn leads_to(self, now: Self) -> bool {
+        self.generation == now.generation && self.change <= now.change
+    }
+}
+
+/// A change of an order of this customer's.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = my_order)]
+pub(crate) struct Change {
+    #[diesel(column_name = change)]
+    pub(crate) number: i64,
+    pub(crate) customer: String,
+    pub(crate) name: String,
+}
+
+/// The mark now, and what changed since another, the first `most` of it; nothing where nobody wants it by then.
+pub(crate) fn changed(
+    conn: &mut Conn,
+    since: Mark,
+    most: usize,
+    is_wanted: impl FnOnce() -> bool,
+) -> Result<(Mark, Vec<Change>)> {
+    current(conn, |conn, generation| {
+        let now = Mark::now(conn, generation)?;
+        if !since.leads_to(now) || !is_wanted() {
+            return Ok((now, Vec::new()));
+        }
+        let changes = on_engine!(conn, |engine| my_order::table
+            .filter(my_order::generation.eq(generation))
+            .filter(my_order::visible)
+            .filter(my_order::change.gt(since.change))
+            .order(my_order::change)
+            .limit(i64::try_from(most).unwrap_or(i64::MAX))
+            .select(Change::as_select())
+            .load(engine))?;
+        Ok((now, changes))
+    })
+}
+
+/// The orders of this customer that changed, as they are now; none where the generation is another by now.
+pub(crate) fn as_they_are(
     conn: &mut Conn,
     customer: &str,
-    mark: Mark,
-    most: i64,
-) -> Result<(Vec<Told>, Mark)> {
-    current(conn, |conn, generation| {
-        // Another generation took its changes in another order: of this one everything is new. So it is where the
-        // mark is of a store that was lost.
-        let is_ours = mark.generation == generation && mark.change <= last_change(conn)?;
-        let after = if is_ours { mark.change } else { 0 };
+    generation: i32,
+    changes: Vec<Change>,
+) -> Result<Option<Vec<Told>>> {
+    current(conn, |conn, now| {
+        if now != generation {
+            return Ok(None);
+        }
+        let names: Vec<String> = changes.into_iter().map(|change| change.name).collect();
         let rows: Vec<OrderRow> = on_engine!(conn, |engine| my_order::table
             .filter(my_order::generation.eq(generation))
+            .filter(my_order::name.eq_any(names))
             .filter(my_order::customer.eq(customer))
-            .filter(my_order::visible)
-            .filter(my_order::change.gt(after))
             .order(my_order::change)
-            .limit(most)
             .select(OrderRow::as_select())
             .load(engine))?;
-        let change = rows.last().map_or(after, |row| row.change);
-        Ok((with_history(conn, generation, rows)?, Mark { generation, change }))
+        Ok(Some(with_history(conn, generation, rows)?))
+    })
+}
+
+/// A place among a customer's orders: when one was made, and its name.
+pub(crate) type Place = (i64, String);
+/// Before the newest.
+pub(crate) const NEWEST: Place = (i64::MAX, String::new());
+
+/// The orders of this customer below a place that changed since `seen`, the newest `most` of them, and the mark now.
+pub(crate) fn missed(
+    conn: &mut Conn,
+    customer: &str,
+    seen: Mark,
+    (time, name): &Place,
+    most: usize,
+) -> Result<(Vec<Told>, Mark)> {
+    current(conn, |conn, generation| {
+        let now = Mark::now(conn, generation)?;
+        let since = if seen.leads_to(now) { seen.change } else { 0 };
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = newest(conn, generation, customer, since, (*time, name), most)?;
+        Ok((with_history(conn, generation, rows)?, now))
     })
 }

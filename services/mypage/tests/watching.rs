@@ -2,6 +2,7 @@
 
 mod stand_ins;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use mesh_testing::{Account, refusal};
@@ -65,7 +66,7 @@ async fn a_stream_tells_every_order_at_once_and_then_what_changes() {
     let told = first.my_orders.into_iter().chain(second.my_orders).map(|order| order.name);
     assert_eq!(
         told.collect::<Vec<_>>(),
-        orders.iter().map(|order| order.name.clone()).collect::<Vec<_>>()
+        orders.iter().rev().map(|order| order.name.clone()).collect::<Vec<_>>()
     );
 
     stage.advance(&orders[7], State::MovieOrdered).await;
@@ -101,11 +102,35 @@ async fn a_stream_that_goes_on_by_its_token_misses_nothing() {
     let missed = next(&mut watch(&customer, &token).await).await;
     let told: Vec<_> =
         missed.my_orders.iter().map(|told| (&told.name, told.state.as_str())).collect();
-    assert_eq!(told, [(&order.name, "MOVIE_WATCHED"), (&new.name, "MOVIE_PICKED")]);
+    assert_eq!(told, [(&new.name, "MOVIE_PICKED"), (&order.name, "MOVIE_WATCHED")]);
 
     let nothing = next(&mut watch(&customer, &missed.resume_token).await).await;
     assert_eq!(nothing.my_orders, [], "it says at once that nothing was missed");
     assert_eq!(nothing.resume_token, missed.resume_token);
+}
+
+/// Titles so long that a client which does not read soon stops the stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_read_too_slowly_misses_nothing() {
+    let stage = Stage::set().await;
+    let customer = stage.test.customer();
+    let mut stream = watch(&customer, "").await;
+    assert_eq!(next(&mut stream).await.my_orders, []);
+
+    let title = "Parasite ".repeat(3000);
+    let orders: Vec<_> = (0..500).map(|_| Order::of(&customer)).collect();
+    for order in &orders {
+        stage.pick(order, &title).await;
+    }
+    stage.settled(&customer, &orders[499], 1).await;
+    let mut unseen: HashSet<_> = orders.into_iter().map(|order| order.name).collect();
+    while !unseen.is_empty() {
+        let told = next(&mut stream).await.my_orders;
+        assert_ne!(told, [], "the stream is silent, and {} orders were never told", unseen.len());
+        for order in told {
+            unseen.remove(&order.name);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

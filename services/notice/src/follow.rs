@@ -1,9 +1,10 @@
-//! The inbox, live: what is there, then what comes, woken by the log.
+//! The inbox, live: what is there, then what comes. The log wakes whom it concerns.
 
 use std::time::Duration;
 
 use futures::Stream;
-use mesh::{Error, Store};
+use mesh::watch::{HEARTBEAT, ending};
+use mesh::{Store, Watchers};
 use proto::notice::v1 as api;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -11,8 +12,6 @@ use tonic::Status;
 
 use crate::store;
 
-/// How often a stream without news says that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long after one look the next may follow: what comes meanwhile is taken together.
 const BREATH: Duration = Duration::from_millis(20);
 /// How many notices a stream begins with.
@@ -24,17 +23,16 @@ const CHUNK: i64 = 100;
 /// long as the context runs.
 pub(crate) fn inbox(
     store: Store,
+    inboxes: Watchers<()>,
     stopping: CancellationToken,
     recipient: String,
     seen: Option<i64>,
 ) -> impl Stream<Item = Result<api::WatchNoticesResponse, Status>> + Send {
     async_stream::try_stream! {
-        // Every notice in an inbox publishes its event: the head of the log moves with it.
-        let mut heads = store.head();
+        let mut inbox = inboxes.watch(&recipient);
         let mut seen = seen;
         let mut told: Option<Instant> = None;
         loop {
-            heads.borrow_and_update();
             let looked = Instant::now();
             let (whose, since) = (recipient.clone(), seen);
             let notices = store
@@ -47,7 +45,6 @@ pub(crate) fn inbox(
             let last = notices.last().map(|notice| notice.sequence);
             let mark = last.or(seen).unwrap_or(0);
             seen = Some(mark);
-            // Those of others are no news here, and do not put off the heartbeat.
             let is_silent = told.is_none_or(|at| at.elapsed() >= HEARTBEAT);
             if !notices.is_empty() || is_silent {
                 let notices = notices.into_iter().map(Into::into).collect();
@@ -57,21 +54,15 @@ pub(crate) fn inbox(
             if is_chunk {
                 continue;
             }
-            let news = async {
-                heads.changed().await.map_err(|_| ending())?;
-                sleep_until(looked + BREATH).await;
-                Ok(())
-            };
-            let woken = tokio::select! {
+            let is_woken = tokio::select! {
                 () = stopping.cancelled() => Err(ending()),
-                woken = news => woken,
-                () = sleep_until(told.unwrap_or(looked) + HEARTBEAT) => Ok(()),
+                news = inbox.next() => Ok(news.is_some()),
+                () = sleep_until(told.unwrap_or(looked) + HEARTBEAT) => Ok(true),
             };
-            woken?;
+            if !is_woken? {
+                inbox = inboxes.watch(&recipient);
+            }
+            sleep_until(looked + BREATH).await;
         }
     }
-}
-
-fn ending() -> Error {
-    Error::unavailable("this stream is ending for a restart: it")
 }

@@ -15,7 +15,8 @@ mod wire;
 use std::sync::Arc;
 
 use diesel_migrations::embed_migrations;
-use mesh::{Context, Migrations, Wiring};
+use mesh::{Context, Migrations, Watchers, Wiring};
+use proto::notice::v1::Noticed;
 use proto::notice::v1::notice_service_server::NoticeServiceServer;
 
 pub use settings::{Mail, Settings, Webhook};
@@ -50,13 +51,10 @@ pub fn context(settings: Settings) -> Context {
             let wiring = senders.iter().fold(Wiring::default(), |wiring, sender| {
                 wiring.background(sender.name(), sender.clone().run())
             });
-            let stopping = kit.stopping();
-            Ok(wiring.serve(NoticeServiceServer::new(rpc::Service {
-                store,
-                directory,
-                senders,
-                stopping,
-            })))
+            let (inboxes, stopping) = (Watchers::default(), kit.stopping());
+            let told = inboxes.clone().follow(store.clone(), |noticed: Noticed| noticed.recipient);
+            let service = rpc::Service { store, directory, senders, inboxes, stopping };
+            Ok(wiring.serve(NoticeServiceServer::new(service)).background("inboxes", told))
         },
     )
 }

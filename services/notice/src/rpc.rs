@@ -1,7 +1,7 @@
 //! One function per RPC.
 
 use mesh::watch::WatchStream;
-use mesh::{Caller, Cause, Check, Error, Page, Store, Tx};
+use mesh::{Caller, Cause, Check, Error, Page, Store, Tx, Watchers};
 use proto::notice::v1 as api;
 use proto::notice::v1::notice_service_server::NoticeService;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ pub(crate) struct Service {
     pub(crate) store: Store,
     pub(crate) directory: Directory,
     pub(crate) senders: Vec<Sender>,
+    pub(crate) inboxes: Watchers<()>,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -70,8 +71,9 @@ impl NoticeService for Service {
         let recipient = caller.account()?.to_string();
         let seen = self.resume_token(&request.resume_token).await?;
 
-        let (store, stopping) = (self.store.clone(), self.stopping.clone());
-        Ok(Response::new(Box::pin(follow::inbox(store, stopping, recipient, seen))))
+        let (store, inboxes) = (self.store.clone(), self.inboxes.clone());
+        let notices = follow::inbox(store, inboxes, self.stopping.clone(), recipient, seen);
+        Ok(Response::new(Box::pin(notices)))
     }
 }
 
