@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use mesh_client::SignInError;
 pub(crate) use mesh_client::SignedIn;
 use proto::common::v1::Money;
 use proto::homemovie::app::v1::movie_application_service_client::MovieApplicationServiceClient;
@@ -44,13 +45,16 @@ pub(crate) async fn new_customer(
     sign_in(channel, &email, &password).await
 }
 
-/// Signs in: the account's name and a connection.
+/// Signs in: the account's name and a connection. A refusal is told as any other call's.
 pub(crate) async fn sign_in(
     channel: &Channel,
     email: &str,
     password: &str,
 ) -> Result<(String, SignedIn), Failure> {
-    Ok(SignedIn::sign_in(channel, email, password).await?)
+    SignedIn::sign_in(channel, email, password).await.map_err(|error| match error {
+        SignInError::Refused(status) => status.into(),
+        error => error.into(),
+    })
 }
 
 /// The password of the first admin, from the environment.

@@ -112,5 +112,14 @@ async fn a_running_system_takes_calls_at_a_rate() {
         "{}",
         said(&table)
     );
+
+    let refused = turnstile()
+        .env("TURNSTILE_ADMIN_PASSWORD", "another password")
+        .args(["load", "outerpark", "--target", &target])
+        .output()
+        .await
+        .expect("it runs");
+    let why = "turnstile: refused: the email or the password is wrong (Unauthenticated)";
+    assert!(!refused.status.success() && said(&refused).contains(why), "{}", said(&refused));
     up.terminate().await;
 }
