@@ -76,9 +76,13 @@ impl<C> Watchers<C> {
 }
 
 impl Watchers<()> {
-    /// Tells of the facts of a kind that come into the context's own log, for as long as it runs; `whose` says whom one
+    /// Tells of the events of a kind that come into the context's own log, for as long as it runs; `whose` says whom one
     /// concerns. Who is told finds in the store what it is.
-    pub async fn follow<M: Message + Name + Default>(self, store: Store, whose: fn(M) -> String) {
+    pub async fn tell_of_events<M: Message + Name + Default>(
+        self,
+        store: Store,
+        whose: fn(M) -> String,
+    ) {
         let mut heads = store.head();
         let mut told = *heads.borrow_and_update();
         while heads.changed().await.is_ok() {

@@ -297,6 +297,7 @@ pub(crate) fn order(conn: &mut Conn, customer: &str, name: &str) -> Result<Told>
 pub(crate) fn orders(conn: &mut Conn, customer: &str, page: &Page) -> Result<Vec<Told>> {
     let (time, name) = page.below()?;
     current(conn, |conn, generation| {
+        // Changes are numbered from 1: whatever ever changed.
         let rows = newest(conn, generation, customer, 0, (time, name), page.limit())?;
         with_history(conn, generation, rows)
     })
@@ -385,7 +386,7 @@ impl Mark {
     }
 }
 
-/// A change of an order of this customer's.
+/// A change of an order: which one it is of all changes, whose the order is, and its name.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = my_order)]
 pub(crate) struct Change {

@@ -105,17 +105,21 @@ impl Changes {
                     let Some(mut changes) = changes? else { break };
                     // What was read as missed is told.
                     changes.retain(|change| change.number > mark.change);
-                    let last = changes.last().map_or(mark.change, |change| change.number);
+                    let Some(last) = changes.last().map(|change| change.number) else {
+                        if silent <= Instant::now() {
+                            yield answer(Vec::new(), mark);
+                            told = Some(Instant::now());
+                        }
+                        continue;
+                    };
                     let (whose, generation) = (customer.clone(), mark.generation);
                     let look = self
                         .store
                         .read(move |conn| store::as_they_are(conn, &whose, generation, changes));
                     let Some(orders) = look.await? else { break };
                     mark.change = last;
-                    if !orders.is_empty() || silent <= Instant::now() {
-                        yield answer(orders, mark);
-                        told = Some(Instant::now());
-                    }
+                    yield answer(orders, mark);
+                    told = Some(Instant::now());
                 }
             }
         }

@@ -52,7 +52,8 @@ pub fn context(settings: Settings) -> Context {
                 wiring.background(sender.name(), sender.clone().run())
             });
             let (inboxes, stopping) = (Watchers::default(), kit.stopping());
-            let told = inboxes.clone().follow(store.clone(), |noticed: Noticed| noticed.recipient);
+            let told =
+                inboxes.clone().tell_of_events(store.clone(), |noticed: Noticed| noticed.recipient);
             let service = rpc::Service { store, directory, senders, inboxes, stopping };
             Ok(wiring.serve(NoticeServiceServer::new(service)).background("inboxes", told))
         },
